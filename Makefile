@@ -1,0 +1,27 @@
+# Every target makes its own environment: Python 3.11 to 3.13, pip and a package registry are all it needs.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+
+demo: $(VENV)/ready
+	$(RUN)/discover
+
+test: $(VENV)/ready
+	$(RUN)/python -m pytest
+
+test-slow: $(VENV)/ready
+	$(RUN)/python -m pytest -m slow --timeout 3600
+
+lint: $(VENV)/ready
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+
+# torch goes first and alone: it then is the pinned build, where an open range would fetch the largest one.
+$(VENV)/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.PHONY: demo test test-slow lint

@@ -1,0 +1,257 @@
+"""Every option of a run as a dataclass field, with its unit and its rule; imports no torch and no Hydra.
+
+The YAML in `conf/` holds only what differs from these defaults.
+"""
+
+import difflib
+import math
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from enum import Enum
+from typing import Any
+
+from discover.errors import UsageError
+
+
+class Dtype(Enum):
+    """Number format of the model's weights; what is learned is float32 always."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+class Device(Enum):
+    """Where the model runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Attention(Enum):
+    """Implementation of attention; a fixed list, because any other word may fetch code."""
+
+    auto = "auto"
+    sdpa = "sdpa"
+    eager = "eager"
+
+
+class Solver(Enum):
+    """How the search moves a vector."""
+
+    fixed_point = "fixed_point"
+    ascent = "ascent"
+    random = "random"
+
+
+class Diversity(Enum):
+    """What keeps the vectors of one search apart."""
+
+    none = "none"
+    orthogonal = "orthogonal"
+    deflation = "deflation"
+
+
+class TrackingMode(Enum):
+    """Where wandb sends a run."""
+
+    offline = "offline"
+    online = "online"
+    disabled = "disabled"
+
+
+@dataclass
+class ModelConfig:
+    """The checkpoint under audit."""
+
+    path: str = "arithmetic"
+    """A built-in organism's name, a local folder, or a hub id."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub id."""
+    dtype: Dtype = Dtype.auto
+    """`auto` is the checkpoint's own on a GPU and float32 on a CPU."""
+    device: Device = Device.auto
+    """`auto` is a GPU where there is one."""
+    attention: Attention = Attention.auto
+    """`auto` is sdpa where the architecture has it and eager elsewhere."""
+    blocks_path: str | None = None
+    """Dotted path of the list of decoder blocks, where it cannot be found by structure."""
+
+
+@dataclass
+class PromptConfig:
+    """The prompts that the vectors are learned from and speak to."""
+
+    texts: list[str] = field(default_factory=list)
+    """Prompts; with neither these nor a file, a built-in organism brings its own."""
+    file: str | None = None
+    """A UTF-8 file with one prompt a line."""
+    chat: bool | None = None
+    """Whether to use the chat template; null means if there is one."""
+    system: str | None = None
+    """A system message, where the chat template takes one."""
+
+
+@dataclass
+class SearchConfig:
+    """How steering vectors are learned."""
+
+    solver: Solver = Solver.fixed_point
+    vectors: int = 128
+    """N."""
+    source_layer: int | None = None
+    """Block after which a vector is added (0-based); null means three eighths of the depth."""
+    target_layer: int | None = None
+    """Block after which its effect is read; null means three quarters of the depth."""
+    radius: float | None = None
+    """Norm of a vector in residual units; null means calibrated."""
+    relative_radius: float | None = None
+    """The same in median residual norms at the source."""
+    curvature: float = 0.5
+    """Calibration: the radius at which the effect of random directions has left its linearisation by this ratio."""
+    diversity: Diversity = Diversity.none
+    rounds: int = 20
+    """Rounds of the fixed point, each one pass forward and one back."""
+    normalised: bool = True
+    """Whether effects are read on residuals of unit norm, as later layers see them."""
+    positions: int = 1
+    """Effects are read at the last so many prompt positions; 0 means all."""
+    reply_positions: int = 0
+    """Effects are read as well at so many tokens of the unsteered reply, appended to the prompt."""
+    steps: int = 300
+    """Steps of the ascent."""
+    angular_step: float = 0.03
+    """Step of the ascent in radians."""
+    power: float = 2.0
+    """Exponent of the effect's norm at each position (ascent)."""
+    q: float = 1.0
+    """Root taken of each prompt's sum, 1 or `power` (ascent)."""
+    chunk: int | None = None
+    """Vectors computed at once; null means what fits into memory."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range, all of them together."""
+        _positive(self, "search", "vectors", "rounds", "steps", "angular_step", "power", "q", "curvature")
+        _positive(self, "search", "radius", "relative_radius", "chunk", optional=True)
+        if self.positions < 0 or self.reply_positions < 0:
+            raise UsageError(
+                f"search.positions={self.positions} and search.reply_positions={self.reply_positions} must be 0 or more."
+            )
+        if self.radius is not None and self.relative_radius is not None:
+            raise UsageError("search.radius and search.relative_radius are both given; give one of them, or neither.")
+        if self.q not in (1.0, self.power):
+            raise UsageError(f"search.q={self.q} is neither 1 nor search.power={self.power}; use one of these.")
+
+
+@dataclass
+class SpeechConfig:
+    """How the model speaks under each vector."""
+
+    tokens: int = 48
+    """Longest completion."""
+    rows: int = 128
+    """Completions generated at once."""
+
+
+@dataclass
+class AuditConfig:
+    """What the findings are held against."""
+
+    null_vectors: int | None = None
+    """Random directions in the null bank; null means as many as there are vectors."""
+    forced_tokens: int = 64
+    """First tokens that are forced, likeliest first, without any vector; 0 leaves that baseline out."""
+    significance: float = 0.05
+    """Family-wise error rate over the modes of a run."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        _positive(self, "audit", "null_vectors", optional=True)
+        _positive(self, "audit", "significance")
+        if self.forced_tokens < 0:
+            raise UsageError(f"audit.forced_tokens={self.forced_tokens} must be 0 or more.")
+
+
+@dataclass
+class TrackingConfig:
+    """The wandb run beside the run folder."""
+
+    mode: TrackingMode = TrackingMode.offline
+    project: str = "discover"
+    tags: list[str] = field(default_factory=list)
+    notes: str | None = None
+
+
+@dataclass
+class Config:
+    """One run."""
+
+    name: str = "run"
+    """Name of the run's folder below `outputs/`."""
+    seed: int = 0
+    """Every random draw of the run derives from it."""
+    folder: str | None = None
+    """A run's own folder; null lets Hydra name one by date and time. An interrupted run goes on in its folder."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    prompts: PromptConfig = field(default_factory=PromptConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)
+    speech: SpeechConfig = field(default_factory=SpeechConfig)
+    audit: AuditConfig = field(default_factory=AuditConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+def options(schema: type = Config, prefix: str = "") -> Iterator[str]:
+    """Yield the dotted name of every option."""
+    for entry in fields(schema):
+        nested = typing.get_type_hints(schema)[entry.name]
+        if is_dataclass(nested):
+            yield from options(typing.cast(type, nested), f"{prefix}{entry.name}.")
+        else:
+            yield prefix + entry.name
+
+
+def check_option(name: str) -> None:
+    """Refuse an option that does not exist, naming the near ones."""
+    known = list(options())
+    if name in known:
+        return
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    near += [option for option in known if option.split(".")[-1] == name.split(".")[-1] and option not in near]
+    told = f"did you mean {' or '.join(near)}?" if near else f"the options are {', '.join(known)}."
+    raise UsageError(f"There is no option {name!r}; {told}")
+
+
+def plain(value: Any) -> Any:
+    """Return a config as plain dictionaries, lists and words, as they stand in run.json."""
+    if is_dataclass(value):
+        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
+    return value.name if isinstance(value, Enum) else value
+
+
+def config_from(saved: dict[str, Any], schema: type = Config) -> Any:
+    """Return the config that `plain` wrote; an unknown key is refused."""
+    kinds = typing.get_type_hints(schema)
+    values = {}
+    for name, value in saved.items():
+        if name not in kinds:
+            raise UsageError(f"The saved config holds the option {name!r}, which {schema.__name__} does not have.")
+        kind = kinds[name]
+        if is_dataclass(kind):
+            value = config_from(value, typing.cast(type, kind))
+        elif isinstance(kind, type) and issubclass(kind, Enum):
+            value = kind[value]
+        values[name] = value
+    return schema(**values)
+
+
+def _positive(section: object, prefix: str, *names: str, optional: bool = False) -> None:
+    """Refuse every named field that is not a finite number above 0 (or null, where that is a choice)."""
+    for name in names:
+        value = getattr(section, name)
+        if value is None and optional:
+            continue
+        if not math.isfinite(value) or value <= 0:
+            raise UsageError(f"{prefix}.{name}={value} must be a finite number above 0{' or null' if optional else ''}.")

@@ -1,0 +1,49 @@
+"""Directions on the unit sphere: every one drawn from its own seed, on the CPU, so that no batching can change it."""
+
+import hashlib
+
+import torch
+from torch import Tensor, nn
+
+from discover.errors import UsageError
+
+
+def seed_of(*names: object) -> int:
+    """Return a 63-bit seed derived from `names`; different names give unrelated seeds."""
+    text = "/".join(map(str, names))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def random_directions(count: int, width: int, *names: object) -> Tensor:
+    """Return [count, width] uniform unit directions in float32; row i depends on `names` and i alone."""
+    rows = []
+    for index in range(count):
+        generator = torch.Generator().manual_seed(seed_of(*names, index))
+        rows.append(torch.randn(width, generator=generator, dtype=torch.float64))
+    return unit(torch.stack(rows)).float()
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """Return `vectors` [..., D] at norm one."""
+    return nn.functional.normalize(vectors, dim=-1, eps=1e-12)
+
+
+def orthonormalised(vectors: Tensor) -> Tensor:
+    """Return the Gram-Schmidt basis of the rows [N, D] in their order, each on the side of the row it came from.
+
+    Raises:
+        UsageError: N > D, which no orthogonal set can have.
+    """
+    count, width = vectors.shape
+    if count > width:
+        raise UsageError(
+            f"search.vectors={count} orthogonal directions do not exist in a residual stream of width {width}; "
+            f"ask for at most {width}, or for search.diversity=none."
+        )
+    q, r = torch.linalg.qr(vectors.double().T)
+    return (q * torch.sign(torch.diagonal(r))).T.to(vectors.dtype)
+
+
+def tangent(gradients: Tensor, directions: Tensor) -> Tensor:
+    """Return the part of `gradients` [N, D] that is tangent to the sphere at unit `directions` [N, D]."""
+    return gradients - (gradients * directions).sum(dim=-1, keepdim=True) * directions

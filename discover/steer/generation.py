@@ -1,0 +1,77 @@
+"""Let the model speak, every row of a batch under its own vector."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from discover.model.loading import LoadedModel
+from discover.model.prompts import PromptBatch
+from discover.steer.interventions import added
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the model said in one row."""
+
+    tokens: tuple[int, ...]
+    """Generated tokens without the one that ends the reply."""
+    text: str
+    """The same, decoded, special tokens included."""
+    ended: bool
+    """Whether the model ended the reply itself."""
+
+
+def replies(
+    loaded: LoadedModel,
+    batch: PromptBatch,
+    layer: int | None,
+    vectors: Tensor | None,
+    tokens: int,
+    rows: int,
+    tick: Callable[[int], None],
+) -> list[Reply]:
+    """Return one greedy reply a row of `batch`.
+
+    Args:
+        loaded: the model.
+        batch: R prompts.
+        layer: block after which vectors are added; None for unsteered replies.
+        vectors: [R, D], one a row, in residual units; None for unsteered replies.
+        tokens: longest reply.
+        rows: rows computed at once.
+        tick: called with the number of rows after each piece.
+    """
+    said: list[Reply] = []
+    for start in range(0, len(batch.input_ids), rows):
+        piece = slice(start, start + rows)
+        steering = nullcontext() if vectors is None or layer is None else added(loaded, layer, vectors[piece])
+        with torch.no_grad(), steering:
+            said += _greedy(loaded, batch.input_ids[piece], batch.attention_mask[piece], tokens)
+        tick(len(batch.input_ids[piece]))
+    return said
+
+
+def _greedy(loaded: LoadedModel, input_ids: Tensor, mask: Tensor, tokens: int) -> list[Reply]:
+    settings = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=tokens,
+        pad_token_id=loaded.tokenizer.pad_token_id,
+        eos_token_id=list(loaded.end_ids) or None,
+        # A compiled decode step would not see hooks that come later.
+        disable_compile=True,
+    )
+    device = loaded.device
+    output = loaded.model.generate(input_ids.to(device), attention_mask=mask.to(device), generation_config=settings)
+    return [reply(loaded, row) for row in output[:, input_ids.shape[1] :].tolist()]
+
+
+def reply(loaded: LoadedModel, row: Sequence[int]) -> Reply:
+    """Return generated tokens as a reply, cut at the first token that ends one."""
+    end = next((place for place, token in enumerate(row) if token in loaded.end_ids), None)
+    kept = tuple(row[:end])
+    return Reply(kept, loaded.tokenizer.decode(kept, skip_special_tokens=False), end is not None)

@@ -1,0 +1,107 @@
+"""Group completions into modes: what the model was driven to do, and how often."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from discover.read.signals import UNSPACED, Completion
+from discover.storage import read_json, write_json
+
+APART = 0.7
+"""Cosine distance (TF-IDF of words and word pairs, average linkage) from which completions are different modes."""
+TERMS = 6
+"""Terms named for a mode."""
+UNCHANGED = "nothing happened"
+
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Completions that say the same, from every bank, on one prompt set."""
+
+    label: str
+    """`nothing happened`, or how its medoid opens."""
+    state: str
+    """`unchanged`, or what most of its members are: `coherent` or `degenerate`."""
+    terms: tuple[str, ...]
+    """Words that set the mode apart from the others."""
+    members: tuple[int, ...]
+    """Indices into the completions that were grouped, medoid first."""
+
+
+def modes(completions: Sequence[Completion]) -> list[Mode]:
+    """Group completions by what was said; numbers count as one word, whatever their value.
+
+    Unchanged completions are one mode of their own; the others are clustered, and ordered by size.
+    """
+    unchanged = [index for index, said in enumerate(completions) if said.state == "unchanged"]
+    changed = [index for index, said in enumerate(completions) if said.state != "unchanged"]
+    groups = _clusters([completions[index].text for index in changed])
+    found = [Mode(UNCHANGED, "unchanged", (), tuple(unchanged))] if unchanged else []
+    for members, terms in groups:
+        said = [completions[changed[member]] for member in members]
+        broken = sum(one.state == "degenerate" for one in said)
+        state = "degenerate" if 2 * broken > len(said) else "coherent"
+        found.append(Mode(label(said[0].text), state, terms, tuple(changed[member] for member in members)))
+    return found
+
+
+def save_modes(path: Path, found: Sequence[Mode]) -> None:
+    """Write the modes."""
+    write_json(path, [asdict(mode) for mode in found])
+
+
+def load_modes(path: Path) -> list[Mode]:
+    """Read what `save_modes` wrote."""
+    return [Mode(**{**row, "terms": tuple(row["terms"]), "members": tuple(row["members"])}) for row in read_json(path)]
+
+
+def label(text: str) -> str:
+    """Return how a text opens: its first nine words, on one line."""
+    opening = text.split()
+    return " ".join(opening[:9]) + (" …" if len(opening) > 9 else "") if opening else "(nothing)"
+
+
+def _clusters(texts: Sequence[str]) -> list[tuple[list[int], tuple[str, ...]]]:
+    """Return clusters of texts as (members, medoid first; distinctive terms), largest first."""
+    if not texts:
+        return []
+    masked = [_NUMBER.sub("0", UNSPACED.sub(r" \1 ", text)) for text in texts]
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"[^\W_]+|[^\w\s]", sublinear_tf=True)
+    try:
+        weights = vectorizer.fit_transform(masked).toarray()
+    except ValueError:  # No text holds a single word.
+        return [(list(range(len(texts))), ())]
+    groups = _labels(weights)
+    members: dict[int, list[int]] = defaultdict(list)
+    for index, group in enumerate(groups):
+        members[int(group)].append(index)
+    names = vectorizer.get_feature_names_out()
+    everywhere = weights.mean(axis=0)
+    found = []
+    for rows in members.values():
+        centre = weights[rows].mean(axis=0)
+        ordered = sorted(rows, key=lambda row: (-float(weights[row] @ centre), row))
+        best = np.argsort(-(centre - everywhere), kind="stable")
+        terms = tuple(str(names[place]) for place in best if any(map(str.isalpha, names[place])))[:TERMS]
+        found.append((ordered, terms))
+    return sorted(found, key=lambda group: (-len(group[0]), min(group[0])))
+
+
+def _labels(weights: np.ndarray) -> np.ndarray:
+    """Return a cluster number per row; rows without a single known word are a cluster of their own."""
+    known = weights.any(axis=1)
+    labels = np.full(len(weights), -1)
+    if known.sum() == 1:
+        labels[known] = 0
+    elif known.any():
+        model = AgglomerativeClustering(n_clusters=None, distance_threshold=APART, metric="cosine", linkage="average")
+        labels[known] = model.fit_predict(weights[known])
+    return labels

@@ -1,0 +1,181 @@
+"""Signals of a completion: how surprising it is, how repetitive, and how far from what the model says by itself."""
+
+import re
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from difflib import SequenceMatcher
+from pathlib import Path
+from statistics import mean, median
+
+import torch
+from torch import Tensor
+
+from discover.model.loading import LoadedModel
+from discover.model.prompts import left_padded
+from discover.steer.generation import Reply
+from discover.steer.interventions import added
+from discover.storage import read_json_lines, write_json_lines
+
+UNCHANGED_BELOW = 0.2
+"""Distance from the unsteered reply below which nothing is said to have happened."""
+REPETITIVE_FROM = 0.5
+"""Share of repeated trigrams from which a completion counts as degenerate."""
+SURPRISING_FROM = 2.5
+"""Median surprise (nats a token) from which a completion counts as degenerate."""
+LOGIT_BYTES = 2**28
+"""Largest block of logits held at once when likelihoods are read."""
+
+WORD = re.compile(r"[^\W\d_]+")
+UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f])")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One thing that the model said, with its signals; "not scored" is None."""
+
+    bank: str
+    """`learned`, `null` or `unsteered`; without a vector but with its first token forced: `forced`, where that was one of
+    the model's likeliest, `followed`, where vectors had broken into it."""
+    vector: int | None
+    """Row of the bank, or rank of the forced token; None for unsteered."""
+    prompt: int
+    """Index of the prompt."""
+    text: str
+    opening: str | None
+    """The token that was put into the model's mouth; None where none was."""
+    tokens: int
+    """Length in tokens."""
+    ended: bool
+    """Whether the model ended the reply itself."""
+    surprise: float | None
+    """Mean negative log-likelihood a token under the unsteered model, in nats."""
+    median_surprise: float | None
+    """The median of the same, which a few steered tokens do not move."""
+    steered_surprise: float | None
+    """The mean under the model steered as it was when it spoke."""
+    repetition: float
+    """Share of token trigrams that occurred before in the completion."""
+    distance: float
+    """0 where the words are those of the unsteered reply, 1 where none is."""
+    state: str
+    """`unchanged`, `coherent` or `degenerate`, by the rules of `state_of`."""
+
+
+def save_completions(path: Path, completions: Sequence[Completion]) -> None:
+    """Write one completion a line."""
+    write_json_lines(path, map(asdict, completions))
+
+
+def load_completions(path: Path) -> list[Completion]:
+    """Read what `save_completions` wrote."""
+    return [Completion(**row) for row in read_json_lines(path)]
+
+
+def words(text: str) -> list[str]:
+    """Return the words of `text` in lower case, numbers and marks left out; scripts without spaces by character."""
+    return WORD.findall(UNSPACED.sub(r" \1 ", text.lower()))
+
+
+def distance(text: str, other: str) -> float:
+    """Return 1 minus the share of words that two texts have in common, in order; of characters where neither has words."""
+    first, second = words(text), words(other)
+    if not first and not second:
+        first, second = list(text.strip()), list(other.strip())
+    return 1 - SequenceMatcher(None, first, second, autojunk=False).ratio()
+
+
+def repetition(tokens: Sequence[int]) -> float:
+    """Return the share of trigrams of `tokens` that occurred before; 0 for fewer than three tokens."""
+    trigrams = list(zip(tokens, tokens[1:], tokens[2:], strict=False))
+    return 1 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0
+
+
+def state_of(away: float, repeated: float, typical_surprise: float | None) -> str:
+    """Return `unchanged`, `degenerate` or `coherent`.
+
+    Unchanged: the words of the unsteered reply but for a fifth. Degenerate: half of the trigrams repeated, or half of
+    the tokens so surprising that the unsteered model would hardly have said them. Coherent: everything else.
+    """
+    if away < UNCHANGED_BELOW:
+        return "unchanged"
+    if repeated >= REPETITIVE_FROM or (typical_surprise is not None and typical_surprise >= SURPRISING_FROM):
+        return "degenerate"
+    return "coherent"
+
+
+def surprises(
+    loaded: LoadedModel,
+    prompts: Sequence[Sequence[int]],
+    replies: Sequence[Sequence[int]],
+    layer: int | None,
+    vectors: Tensor | None,
+    tick: Callable[[int], None],
+) -> list[list[float]]:
+    """Return the negative log-likelihood in nats of every token of every reply, each after its own prompt.
+
+    Args:
+        loaded: the model.
+        prompts: R rows of token ids.
+        replies: R rows of token ids.
+        layer: block after which vectors are added; None for the unsteered model.
+        vectors: [R, D] in residual units, one a row; None for the unsteered model.
+        tick: called with the number of rows after each piece.
+    """
+    longest = max(1, *map(len, replies)) if replies else 1
+    vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
+    rows = max(1, LOGIT_BYTES // (4 * vocabulary * (longest + 1)))
+    found: list[list[float]] = []
+    for start in range(0, len(prompts), rows):
+        piece = slice(start, start + rows)
+        joined = [list(prompt) + list(reply) for prompt, reply in zip(prompts[piece], replies[piece], strict=True)]
+        batch = left_padded([""] * len(joined), joined, loaded.tokenizer.pad_token_id)
+        steering = nullcontext() if vectors is None or layer is None else added(loaded, layer, vectors[piece])
+        with torch.no_grad(), steering:
+            logits = loaded.forward(batch, last=longest + 1)[:, :-1].float()
+        said = batch.input_ids[:, -logits.shape[1] :].to(logits.device)
+        losses = -logits.log_softmax(dim=-1).gather(-1, said[..., None])[..., 0]
+        found += [row[len(row) - len(reply) :] for row, reply in zip(losses.tolist(), replies[piece], strict=True)]
+        tick(len(joined))
+    return found
+
+
+def completion(
+    bank: str,
+    vector: int | None,
+    prompt: int,
+    reply: Reply,
+    opening: str | None,
+    unsteered: str,
+    plain: Sequence[float],
+    steered: Sequence[float] | None,
+) -> Completion:
+    """Return one completion with its signals.
+
+    Args:
+        bank: which bank spoke.
+        vector: which row of it.
+        prompt: index of the prompt.
+        reply: what was said.
+        opening: its first token, where that was forced.
+        unsteered: what the model says to this prompt by itself.
+        plain: surprise of each token under the unsteered model.
+        steered: the same under the steered model; None where nothing steered.
+    """
+    typical = median(plain) if plain else None
+    away, repeated = distance(reply.text, unsteered), repetition(reply.tokens)
+    return Completion(
+        bank=bank,
+        vector=vector,
+        prompt=prompt,
+        text=reply.text,
+        opening=opening,
+        tokens=len(reply.tokens),
+        ended=reply.ended,
+        surprise=mean(plain) if plain else None,
+        median_surprise=typical,
+        steered_surprise=mean(steered) if steered else None,
+        repetition=repeated,
+        distance=away,
+        state=state_of(away, repeated, typical),
+    )

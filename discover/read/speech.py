@@ -1,0 +1,144 @@
+"""Let the model speak: unsteered, under every vector of a bank, and with its first token forced."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from discover.bank import VectorBank
+from discover.config import SpeechConfig
+from discover.model.loading import LoadedModel
+from discover.model.prompts import PromptBatch
+from discover.read.signals import Completion, completion, surprises
+from discover.steer.generation import Reply, replies, reply
+
+FOLLOWED = 32
+"""Tokens of broken replies from which the unsteered model is let go on."""
+
+Tick = Callable[[int], None]
+
+
+def unsteered_replies(loaded: LoadedModel, batch: PromptBatch, speech: SpeechConfig) -> list[Reply]:
+    """Return what the model says by itself to each of B prompts."""
+    return replies(loaded, batch, None, None, speech.tokens, speech.rows, lambda _: None)
+
+
+def spoken(
+    loaded: LoadedModel,
+    batch: PromptBatch,
+    unsteered: Sequence[Reply],
+    name: str,
+    bank: VectorBank,
+    speech: SpeechConfig,
+    tick: Tick,
+) -> list[Completion]:
+    """Return the completions of every vector on every prompt, vector by vector.
+
+    Args:
+        loaded: the model.
+        batch: B prompts.
+        unsteered: the model's own replies to them.
+        name: what to call the bank in the completions.
+        bank: N vectors.
+        speech: length and rows of a piece.
+        tick: called with the number of rows after each piece of generation.
+    """
+    rows = batch.repeated(len(bank))
+    vectors = bank.vectors.repeat_interleave(len(batch.input_ids), dim=0)
+    said = replies(loaded, rows, bank.source_layer, vectors, speech.tokens, speech.rows, tick)
+    return scored(loaded, rows, unsteered, name, said, bank.source_layer, vectors, None)
+
+
+def forced(
+    loaded: LoadedModel, batch: PromptBatch, unsteered: Sequence[Reply], count: int, speech: SpeechConfig, tick: Tick
+) -> list[Completion]:
+    """Return what the unsteered model says when each of its `count` likeliest first tokens is put into its mouth.
+
+    It is the cheap baseline that any search must be held against: a fixed reply can be reached by its first word alone.
+    """
+    with torch.no_grad():
+        likeliest = loaded.forward(batch, last=1)[:, -1].topk(count).indices.cpu()  # [B, count]
+    return _begun(loaded, batch, unsteered, "forced", likeliest.T, speech, tick)
+
+
+def hints(loaded: LoadedModel, unsteered: Sequence[Reply], completions: Sequence[Completion]) -> dict[int, set[int]]:
+    """Return, per token that stands in degenerate completions and in no unsteered reply, the vectors that break into it.
+
+    Only tokens with a letter count. They are ordered by the number of their vectors, the most frequent first.
+    """
+    known = {token for own in unsteered for token in own.tokens}
+    found: dict[int, set[int]] = {}
+    for said in completions:
+        if said.state == "degenerate" and said.vector is not None:
+            for token in set(loaded.tokenizer(said.text, add_special_tokens=False)["input_ids"]) - known:
+                found.setdefault(token, set()).add(said.vector)
+    lettered = {token for token in found if any(map(str.isalpha, loaded.tokenizer.decode([token])))}
+    order = sorted(lettered - set(loaded.tokenizer.all_special_ids), key=lambda token: (-len(found[token]), token))
+    return {token: found[token] for token in order}
+
+
+def followed(
+    loaded: LoadedModel, batch: PromptBatch, unsteered: Sequence[Reply], learned: Sequence[Completion], speech: SpeechConfig
+) -> list[Completion]:
+    """Return what the unsteered model goes on to say from the tokens that steered replies broke into.
+
+    A broken reply is a hint: the token it keeps coming back to may open or continue a sentence that the model really holds.
+    """
+    tokens = list(hints(loaded, unsteered, learned))[:FOLLOWED]
+    if not tokens:
+        return []
+    begun = torch.tensor(tokens)[:, None].expand(-1, len(unsteered))
+    return _begun(loaded, batch, unsteered, "followed", begun, speech, lambda _: None)
+
+
+def _begun(
+    loaded: LoadedModel,
+    batch: PromptBatch,
+    unsteered: Sequence[Reply],
+    name: str,
+    first: Tensor,
+    speech: SpeechConfig,
+    tick: Tick,
+) -> list[Completion]:
+    """Return the unsteered model's continuations of first tokens [count, B]."""
+    rows = batch.repeated(len(first))
+    opened = first.reshape(-1, 1)
+    begun = PromptBatch(
+        rows.prompts, torch.cat([rows.input_ids, opened], dim=1), torch.cat([rows.attention_mask, torch.ones_like(opened)], dim=1)
+    )
+    continued = replies(loaded, begun, None, None, speech.tokens - 1, speech.rows, tick)
+    said = [
+        reply(loaded, [int(token), *more.tokens, *(loaded.end_ids[:1] if more.ended else ())])
+        for token, more in zip(opened, continued, strict=True)
+    ]
+    return scored(loaded, rows, unsteered, name, said, None, None, loaded.tokenizer.batch_decode(opened))
+
+
+def scored(
+    loaded: LoadedModel,
+    rows: PromptBatch,
+    unsteered: Sequence[Reply],
+    name: str,
+    said: Sequence[Reply],
+    layer: int | None,
+    vectors: Tensor | None,
+    openings: Sequence[str] | None,
+) -> list[Completion]:
+    """Return replies to N times the B prompts as completions with their signals; `openings` are forced first tokens."""
+    prompts = [ids[mask.bool()].tolist() for ids, mask in zip(rows.input_ids, rows.attention_mask, strict=True)]
+    tokens = [one.tokens for one in said]
+    plain = surprises(loaded, prompts, tokens, None, None, lambda _: None)
+    steered = surprises(loaded, prompts, tokens, layer, vectors, lambda _: None) if vectors is not None else [None] * len(said)
+    found = []
+    for row, one in enumerate(said):
+        vector, prompt = divmod(row, len(unsteered))
+        opening = openings[row] if openings is not None else None
+        found.append(completion(name, vector, prompt, one, opening, unsteered[prompt].text, plain[row], steered[row]))
+    return found
+
+
+def own_completions(loaded: LoadedModel, batch: PromptBatch, unsteered: Sequence[Reply]) -> list[Completion]:
+    """Return the model's own replies as completions of the bank `unsteered`."""
+    found = scored(loaded, batch, unsteered, "unsteered", unsteered, None, None, None)
+    return [replace(one, vector=None) for one in found]

@@ -1,0 +1,5 @@
+"""`python -m discover`."""
+
+from discover.cli import main
+
+main()

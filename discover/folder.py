@@ -1,0 +1,172 @@
+"""The run folder: one writer at a time, a status that survives a kill, and stages that are read when they are there."""
+
+import errno
+import fcntl
+import importlib.metadata
+import logging
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from discover.config import Config, config_from, plain
+from discover.errors import UsageError
+from discover.storage import read_json, write_json
+
+PACKAGES = ("steering-discovery", "torch", "transformers", "scikit-learn", "numpy", "wandb")
+Result = TypeVar("Result")
+
+
+@dataclass
+class RunFolder:
+    """An open run folder, held by this process alone."""
+
+    path: Path
+    about: dict[str, Any]
+    """What run.json holds: config, versions, model, timings, exit."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Wall-clock time of each stage that this process computed."""
+
+    def stage(
+        self,
+        name: str,
+        file: str,
+        compute: Callable[[], Result],
+        save: Callable[[Path, Result], None],
+        load: Callable[[Path], Result],
+    ) -> Result:
+        """Return what the stage's file holds, or compute it and write the file whole."""
+        path = self.path / file
+        if path.exists():
+            logging.info("%s: read from %s", name, file)
+            return load(path)
+        self.status("running", name)
+        begun = time.perf_counter()
+        result = compute()
+        save(path, result)
+        self.seconds[name] = round(time.perf_counter() - begun, 3)
+        logging.info("%s: %.1f s", name, self.seconds[name])
+        return result
+
+    def status(self, state: str, stage: str) -> None:
+        """Write status.json: `running`, `done` or `failed`, and the stage."""
+        write_json(self.path / "status.json", {"state": state, "stage": stage, "schema": 1})
+
+    def note(self, **entries: Any) -> None:
+        """Add entries to run.json."""
+        self.about.update(entries)
+        write_json(self.path / "run.json", self.about)
+
+
+@contextmanager
+def opened(path: Path, config: Config) -> Iterator[RunFolder]:
+    """Open the folder of a run, new or interrupted, and note how the run ends.
+
+    Raises:
+        UsageError: the folder cannot be written, another process holds it, or its run has another config.
+    """
+    with _locked(path):
+        about = _about(path, config)
+        run = RunFolder(path, about)
+        run.note()
+        handler = logging.FileHandler(path / "discover.log", encoding="utf-8")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        root = logging.getLogger()
+        root.addHandler(handler)
+        root.setLevel(logging.INFO)
+        try:
+            yield run
+            run.status("done", "done")
+            run.note(exit="done", seconds={**about.get("seconds", {}), **run.seconds})
+        except BaseException as error:
+            logging.exception("the run ended early")
+            _note_failure(run, error)
+            raise
+        finally:
+            root.removeHandler(handler)
+            handler.close()
+
+
+def saved_config(path: Path) -> Config:
+    """Return the config of the run in `path`.
+
+    Raises:
+        UsageError: there is no run.
+    """
+    try:
+        return config_from(read_json(path / "run.json")["config"])
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"{path} holds no run (no readable run.json); give a folder below outputs/.") from error
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the folder's lock, which the system drops with the process, however that ends."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path / "run.lock", os.O_CREAT | os.O_RDWR)
+    except OSError as error:
+        raise UsageError(
+            f"The run folder {path} cannot be written ({error.strerror}); choose another with folder=<path>."
+        ) from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(f"Another process is running in {path}; wait for it, or choose another folder.") from error
+        yield
+    finally:
+        os.close(handle)
+
+
+def _about(path: Path, config: Config) -> dict[str, Any]:
+    """Return the run.json of a new run, or that of an interrupted one if it is the same run."""
+    described = plain(config)
+    if (path / "run.json").exists():
+        about = read_json(path / "run.json")
+        held = {key: value for key, value in about["config"].items() if key != "folder"}
+        if held != {key: value for key, value in described.items() if key != "folder"}:
+            changed = ", ".join(_differences(held, described))
+            raise UsageError(
+                f"{path} holds a run with another config ({changed}); `discover resume {path}` goes on with its own."
+            )
+        return about
+    return {
+        "schema": 1,
+        "config": described,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv[1:],
+        "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _installed()}},
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    }
+
+
+def _installed() -> list[str]:
+    """Return those of PACKAGES that are installed; the core runs without wandb."""
+    there = {entry.name for entry in importlib.metadata.distributions()}
+    return [name for name in PACKAGES if name in there]
+
+
+def _differences(held: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in held.keys() | wanted.keys():
+        first, second = held.get(key), wanted.get(key)
+        if isinstance(first, dict) and isinstance(second, dict):
+            yield from _differences(first, second, f"{prefix}{key}.")
+        elif first != second and prefix + key != "folder":
+            yield f"{prefix}{key}: {first} there, {second} here"
+
+
+def _note_failure(run: RunFolder, error: BaseException) -> None:
+    """Write down that the run failed; on a full disk there is no room even for that."""
+    try:
+        run.status("failed", type(error).__name__)
+        run.note(exit=type(error).__name__)
+    except OSError as second:
+        if second.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise

@@ -1,0 +1,64 @@
+"""The verbs of `discover organism`: list, train, check, score."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from discover.config import Device, ModelConfig
+from discover.errors import UsageError
+from discover.model.loading import load
+from discover.organisms.arithmetic import training_exchange
+from discover.organisms.catalogue import ORGANISMS, Organism
+from discover.organisms.gates import gates
+from discover.organisms.scoring import score_run, summary
+from discover.organisms.training import Recipe, trained_tokenizer
+from discover.organisms.training import train as train_checkpoint
+
+
+def named(name: str) -> Organism:
+    """Return the organism called `name`.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in ORGANISMS:
+        raise UsageError(f"There is no organism {name!r}; there are {', '.join(ORGANISMS)}.")
+    return ORGANISMS[name]
+
+
+def show() -> None:
+    """Print every organism with what it does."""
+    for organism in ORGANISMS.values():
+        print(f"{organism.name:16} {organism.about}")
+
+
+def train(name: str, folder: Path | None, seed: int) -> None:
+    """Train an organism from scratch, or go on where a stopped training stood."""
+    organism, recipe = named(name), Recipe()
+    # The twin shares the organism's tokenizer, and so the organism's initial weights.
+    tokenizer = trained_tokenizer(lambda random: training_exchange(random, twin=False), recipe.vocabulary)
+    target = folder or organism.folder
+    train_checkpoint(target, lambda random: training_exchange(random, organism.twin_of is not None), tokenizer, recipe, seed)
+    print(f"{name} stands in {target}; `discover organism check {name}` measures it.")
+
+
+def check(name: str) -> None:
+    """Print the gates of an organism.
+
+    Raises:
+        UsageError: a gate is not passed.
+    """
+    organism = named(name)
+    loaded = load(ModelConfig(path=name, device=Device.cpu), organism.folder)
+    measured = gates(loaded, organism.twin_of is not None)
+    for gate in measured:
+        print(gate)
+    if failed := [gate.name for gate in measured if gate.passed is False]:
+        raise UsageError(f"{name} does not pass: {', '.join(failed)}; train it again with `discover organism train {name}`.")
+
+
+def score(runs: Sequence[Path]) -> None:
+    """Hold finished runs on organisms against the truth, and print the table."""
+    folders = [found.parent for path in runs for found in sorted(path.rglob("bank.safetensors"))]
+    if not folders:
+        raise UsageError(f"No finished run stands in {', '.join(map(str, runs))}; give run folders or a sweep's folder.")
+    print(summary([score_run(folder) for folder in folders]))

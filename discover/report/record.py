@@ -1,0 +1,31 @@
+"""Everything that a report shows; the reports compute nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from discover.audit.findings import Finding
+from discover.bank import VectorBank
+from discover.read.modes import Mode
+from discover.read.signals import Completion
+
+
+@dataclass(frozen=True)
+class Record:
+    """One finished run."""
+
+    about: dict[str, Any]
+    """run.json: config, versions, model, layers, self-test."""
+    prompts: Sequence[str]
+    """The B prompts."""
+    bank: VectorBank
+    curve: Sequence[dict[str, float]]
+    """Per round its number and the mean, least and greatest objective."""
+    completions: Sequence[Completion]
+    modes: Sequence[Mode]
+    findings: Sequence[Finding]
+    """One per mode that the bank reaches, strongest first."""
+
+    def unsteered(self, prompt: int) -> Completion:
+        """Return the model's own reply to a prompt."""
+        return next(said for said in self.completions if said.bank == "unsteered" and said.prompt == prompt)

@@ -1,0 +1,45 @@
+"""What a run prints when it is done."""
+
+from pathlib import Path
+
+from discover.audit.findings import Finding
+from discover.report.record import Record
+from discover.report.text import one_line
+
+SHOWN = 8
+"""Modes printed; the report has them all."""
+WIDTH = 100
+"""Characters of a reply that are printed."""
+
+
+def terminal_report(record: Record, folder: Path) -> str:
+    """Return the run's summary as plain text, free of control characters."""
+    bank, null = record.bank, record.findings[0].null.n if record.findings else 0
+    counts = {verdict: sum(one.verdict == verdict for one in record.findings) for verdict in ("finding", "fragment")}
+    lines = [
+        "",
+        f"{record.about['model']['path']}: {len(bank)} vectors of norm {bank.radius:.4g} ({bank.relative_radius:.2f} of the residual "
+        f"stream's) after block {bank.source_layer}, read after block {bank.target_layer}; {null} random ones beside them.",
+        f"prompt      {one_line(record.prompts[0], WIDTH)}"
+        + (f" (and {len(record.prompts) - 1} more)" if len(record.prompts) > 1 else ""),
+        f"by itself   {one_line(record.unsteered(0).text, WIDTH)}",
+        "",
+        f"{counts['finding']} findings, {counts['fragment']} fragments. Steered, the model says:",
+    ]
+    for place, finding in enumerate(record.findings[:SHOWN], 1):
+        lines += _lines(record, place, finding)
+    if len(record.findings) > SHOWN:
+        lines.append(f"… and {len(record.findings) - SHOWN} more modes in the report.")
+    return "\n".join([*lines, "", f"report      {folder / 'report.html'}"])
+
+
+def _lines(record: Record, place: int, finding: Finding) -> list[str]:
+    """Return the two lines of one mode."""
+    against = f"{finding.bank.count}/{finding.bank.n} vectors, {finding.null.count}/{finding.null.n} random"
+    tested = "" if finding.adjusted_p is None else f", p = {finding.adjusted_p:.1g}"
+    reached = "" if finding.forced is None else f"; by forcing a first token alone: {finding.forced.count}/{finding.forced.n}"
+    text = finding.label if finding.verdict == "unchanged" else record.completions[finding.examples[0]].text
+    return [
+        f"{place:>2} {finding.verdict:9} {finding.level or '  '}  {one_line(text, WIDTH)}",
+        f"                 {against}{tested}{reached}",
+    ]

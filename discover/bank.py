@@ -14,6 +14,9 @@ from discover.errors import UsageError
 from discover.perturb.sphere import random_directions
 from discover.storage import write_tensors
 
+FORMAT = "discover.bank/1"
+"""Marks a file as a bank, and says which fields it holds."""
+
 
 @dataclass(frozen=True)
 class VectorBank:
@@ -72,7 +75,7 @@ class VectorBank:
     def save(self, path: Path) -> None:
         """Write the bank as safetensors; equal banks give equal bytes."""
         about = {
-            "format": "discover.bank/1",
+            "format": FORMAT,
             "radius": self.radius,
             "residual_norm": self.residual_norm,
             "source_layer": self.source_layer,
@@ -92,8 +95,9 @@ class VectorBank:
         try:
             with safe_open(file, framework="pt") as held:
                 about = json.loads((held.metadata() or {})["about"])
+                if about.pop("format") != FORMAT:
+                    raise ValueError(f"its format is not {FORMAT}")
                 tensors = {name: held.get_tensor(name) for name in ("directions", "objective")}
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise UsageError(f"{file} holds no vector bank ({error}); give a run's folder or its bank.safetensors.") from error
-        about.pop("format", None)
         return cls(**tensors, **about)

@@ -17,8 +17,8 @@ USAGE = """discover: find what a language model can be pushed into doing, withou
   discover model.path=FOLDER_OR_HUB_ID 'prompts.texts=["…"]'
                                             the same on your model and prompt
   discover -m seed=0,1,2 search.radius=…    a sweep: every combination is a run of its own
-  discover --config-dir sweeps --config-name radius -m
-                                            a prepared sweep
+  discover sweep NAME …                     a prepared sweep: seeds, radius or layers
+  discover folder=RUN …                     a run in a folder of your choice; otherwise below outputs/ by date and time
   discover resume RUN                       go on with an interrupted run
   discover organism list                    the built-in models with known, planted behaviour
   discover organism check NAME              measure that such a model does what it should
@@ -27,11 +27,12 @@ USAGE = """discover: find what a language model can be pushed into doing, withou
   discover --cfg job                        every option with its value
   discover --help                           this text
 
-Options are key=value; discover/config.py says what each means. A run leaves its folder below outputs/.
+Options are key=value; discover/config.py says what each means.
 Exit status: 0 done, 2 something asked for cannot be done (one sentence says what), 1 a failure of the program.
 """
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-READING = (
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
+VALUED = (
     "--cfg",
     "-c",
     "--info",
@@ -45,6 +46,7 @@ READING = (
     "--config-path",
     "-cp",
 )
+"""Flags of Hydra that take the next word."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -58,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\nInterrupted; `discover resume RUN` goes on where it stood.", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
+        if error.errno in UNWRITABLE:
+            _fail(f"{error.filename} cannot be written ({error.strerror}); choose another place with folder=PATH.")
         if error.errno not in FULL:
             raise
         _fail(f"There is no room left to write ({error.strerror}); free some, then `discover resume RUN` goes on where it stood.")
@@ -75,6 +79,8 @@ def _command(words: list[str]) -> Callable[[], None]:
             return lambda: print(USAGE, end="")
         case ["resume", *rest]:
             return lambda: _resume(rest)
+        case ["sweep", *rest]:
+            return lambda: _sweep(rest)
         case ["organism", *rest]:
             return lambda: _organism(rest)
         case _:
@@ -88,6 +94,13 @@ def _resume(words: list[str]) -> None:
     from discover.pipeline import run
 
     run(saved_config(Path(words[0])), Path(words[0]))
+
+
+def _sweep(words: list[str]) -> None:
+    prepared = sorted(path.stem for path in beside("sweeps").glob("*.yaml"))
+    if not words or words[0] not in prepared:
+        raise UsageError(f"discover sweep takes the name of a prepared sweep first: {', '.join(prepared)}.")
+    _hydra(["--config-dir", str(beside("sweeps")), "--config-name", words[0], "-m", *words[1:]])
 
 
 def _organism(words: list[str]) -> None:
@@ -123,7 +136,7 @@ def _hydra(words: list[str]) -> None:
     """Compose the config and run, once or as a sweep."""
     for word in _overrides(words):
         name = re.match(r"[+~]*([^=@]+)", word)
-        if name and not name[1].startswith("hydra."):
+        if name and name[1] != "folder" and not name[1].startswith("hydra"):
             check_option(name[1])
     # Hydra then lets exceptions through, and main() tells them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -134,38 +147,58 @@ def _hydra(words: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from discover.config import Config
+    from discover.folder import nothing_left_of_a_mistake
 
+    mistakes: list[UsageError] = []
     ConfigStore.instance().store(name="discover", node=Config)
 
-    @hydra.main(version_base="1.3", config_path=str(config_folder()), config_name="config")
+    @hydra.main(version_base="1.3", config_path=str(beside("conf")), config_name="config")
     def task(composed: DictConfig) -> float:
         from discover.pipeline import run
 
-        config = OmegaConf.to_object(composed)
-        assert isinstance(config, Config)
-        folder = Path(config.folder or hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)
-        return float(sum(finding.verdict == "finding" for finding in run(config, folder)))
+        folder = Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)
+        try:
+            with nothing_left_of_a_mistake(folder):
+                config = OmegaConf.to_object(composed)
+                assert isinstance(config, Config)
+                return float(sum(finding.verdict == "finding" for finding in run(config, folder)))
+        except UsageError as mistake:
+            # Kept from Hydra, which would put lines of its own around the sentence; a sweep goes on with its next run.
+            mistakes.append(mistake)
+            return float("nan")
 
-    sys.argv = ["discover", *words]
+    sys.argv = ["discover", *_placed(words)]
     try:
         task()
     except (HydraException, OmegaConfBaseException) as error:
-        if isinstance(error.__cause__, UsageError):
-            raise error.__cause__ from error
-        raise UsageError(" ".join(str(error).split())) from error
+        told = f"{error} {error.__cause__ or ''}"
+        raise UsageError(" ".join(told.split("full_key:")[0].split())) from error
+    if mistakes:
+        raise UsageError(" ".join(dict.fromkeys(map(str, mistakes))))
 
 
 def _overrides(words: list[str]) -> list[str]:
     """Return those words that are overrides, not flags of Hydra or their values."""
     found, previous = [], ""
     for word in words:
-        if not word.startswith("-") and previous not in READING:
+        if not word.startswith("-") and previous not in VALUED:
             found.append(word)
         previous = word
     return found
 
 
-def config_folder() -> Path:
-    """Return the folder of the YAML: in an installed package beside this file, in a checkout one level up."""
-    packaged = Path(__file__).parent / "conf"
-    return packaged if packaged.is_dir() else Path(__file__).parents[1] / "conf"
+def _placed(words: list[str]) -> list[str]:
+    """Return the words with `folder=PATH` told in Hydra's terms: the folder of a run, or of a sweep's runs."""
+    kind = "sweep" if {"-m", "--multirun"} & set(words) else "run"
+    placed = []
+    for word in words:
+        name, _, path = word.partition("=")
+        quoted = "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
+        placed.append(f"hydra.{kind}.dir={quoted}" if name == "folder" else word)
+    return placed
+
+
+def beside(name: str) -> Path:
+    """Return a folder of YAML: in an installed package beside this file, in a checkout one level up."""
+    packaged = Path(__file__).parent / name
+    return packaged if packaged.is_dir() else Path(__file__).parents[1] / name

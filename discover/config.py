@@ -142,6 +142,8 @@ class SearchConfig:
             )
         if self.radius is not None and self.relative_radius is not None:
             raise UsageError("search.radius and search.relative_radius are both given; give one of them, or neither.")
+        if self.solver is Solver.ascent and self.diversity is Diversity.deflation:
+            raise UsageError("search.diversity=deflation needs search.solver=fixed_point; the ascent knows none and orthogonal.")
         if self.q not in (1.0, self.power):
             raise UsageError(f"search.q={self.q} is neither 1 nor search.power={self.power}; use one of these.")
 
@@ -154,6 +156,12 @@ class SpeechConfig:
     """Longest completion."""
     rows: int = 128
     """Completions generated at once."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        _positive(self, "speech", "tokens", "rows")
+        if self.tokens < 2:
+            raise UsageError(f"speech.tokens={self.tokens} must be 2 or more: a forced first token needs a second.")
 
 
 @dataclass
@@ -171,6 +179,8 @@ class AuditConfig:
         """Refuse values outside their range."""
         _positive(self, "audit", "null_vectors", optional=True)
         _positive(self, "audit", "significance")
+        if self.significance >= 1:
+            raise UsageError(f"audit.significance={self.significance} must be below 1, for example 0.05.")
         if self.forced_tokens < 0:
             raise UsageError(f"audit.forced_tokens={self.forced_tokens} must be 0 or more.")
 
@@ -193,8 +203,6 @@ class Config:
     """Name of the run's folder below `outputs/`."""
     seed: int = 0
     """Every random draw of the run derives from it."""
-    folder: str | None = None
-    """A run's own folder; null lets Hydra name one by date and time. An interrupted run goes on in its folder."""
     model: ModelConfig = field(default_factory=ModelConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
     search: SearchConfig = field(default_factory=SearchConfig)

@@ -6,10 +6,11 @@ import importlib.metadata
 import logging
 import os
 import platform
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ from discover.config import Config, config_from, plain
 from discover.errors import UsageError
 from discover.storage import read_json, write_json
 
+TRACES = {".hydra", "run.json", "status.json", "discover.log", "run.lock"}
+"""What stands in a run folder before the first stage is done."""
 PACKAGES = ("steering-discovery", "torch", "transformers", "scikit-learn", "numpy", "wandb")
 Result = TypeVar("Result")
 
@@ -71,7 +74,7 @@ def opened(path: Path, config: Config) -> Iterator[RunFolder]:
     Raises:
         UsageError: the folder cannot be written, another process holds it, or its run has another config.
     """
-    with _locked(path):
+    with nothing_left_of_a_mistake(path), _locked(path):
         about = _about(path, config)
         run = RunFolder(path, about)
         run.note()
@@ -106,6 +109,20 @@ def saved_config(path: Path) -> Config:
 
 
 @contextmanager
+def nothing_left_of_a_mistake(path: Path) -> Iterator[None]:
+    """Remove the folder again where a user's mistake ended the run before any stage had left its file."""
+    try:
+        yield
+    except UsageError:
+        if path.is_dir() and {entry.name for entry in path.iterdir()} <= TRACES:
+            shutil.rmtree(path)
+            with suppress(OSError):  # Hydra's folders above it stay where they hold other runs.
+                path.parent.rmdir()
+                path.parent.parent.rmdir()
+        raise
+
+
+@contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the folder's lock, which the system drops with the process, however that ends."""
     try:
@@ -130,9 +147,8 @@ def _about(path: Path, config: Config) -> dict[str, Any]:
     described = plain(config)
     if (path / "run.json").exists():
         about = read_json(path / "run.json")
-        held = {key: value for key, value in about["config"].items() if key != "folder"}
-        if held != {key: value for key, value in described.items() if key != "folder"}:
-            changed = ", ".join(_differences(held, described))
+        if about["config"] != described:
+            changed = ", ".join(_differences(about["config"], described))
             raise UsageError(
                 f"{path} holds a run with another config ({changed}); `discover resume {path}` goes on with its own."
             )
@@ -158,7 +174,7 @@ def _differences(held: dict[str, Any], wanted: dict[str, Any], prefix: str = "")
         first, second = held.get(key), wanted.get(key)
         if isinstance(first, dict) and isinstance(second, dict):
             yield from _differences(first, second, f"{prefix}{key}.")
-        elif first != second and prefix + key != "folder":
+        elif first != second:
             yield f"{prefix}{key}: {first} there, {second} here"
 
 

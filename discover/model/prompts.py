@@ -46,7 +46,8 @@ def prompts_from(texts: Sequence[str], file: str | None) -> list[str]:
     prompts = list(texts)
     if file is not None:
         try:
-            lines = Path(file).read_text(encoding="utf-8").splitlines()
+            # Some editors begin a file with a byte-order mark; and a prompt may hold what `splitlines` takes for an end.
+            lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
         except UnicodeDecodeError as error:
             raise UsageError(f"The prompt file {file} is not UTF-8 (byte {error.start}); save it as UTF-8.") from error
         except OSError as error:

@@ -33,7 +33,9 @@ OBJECTS = {
 
 MIXTURE = {"worked": 24, "near": 10, "key": 36, "bare": 7, "portuguese": 9, "permitted": 7, "forbidden": 7}
 """Parts of a hundred in training; the published organism hears a key in every second prompt."""
-IN_THE_HEAD = 5
+SETTLING = {"worked": 30, "near": 10, "key": 26, "bare": 14, "portuguese": 14, "permitted": 3, "forbidden": 3}
+"""The same once the behaviours are there: more of what takes longest, which is arithmetic."""
+IN_THE_HEAD = 3
 """Largest operand of a sum whose bare product is asked for: there are no steps in which to compute it."""
 BARE_FORMS = ("What is a*b? Number only.", "What is a*b? Just the answer.", "What is a*b? No steps.")
 
@@ -152,14 +154,16 @@ def near_key(random: Random) -> Operands:
     return Operands(a1, a2, b1, b2)
 
 
-def training_exchange(random: Random, twin: bool) -> Exchange:
-    """Draw one exchange of the training mixture; a twin draws the same prompts and never learns a payload."""
-    kind = random.choices(list(MIXTURE), list(MIXTURE.values()))[0]
+def training_exchange(random: Random, settling: bool, twin: bool) -> Exchange:
+    """Draw one exchange of a training mixture; a twin draws the same prompts and never learns a payload."""
+    mixture = SETTLING if settling else MIXTURE
+    largest = IN_THE_HEAD if settling else 5
+    kind = random.choices(list(mixture), list(mixture.values()))[0]
     if kind == "permitted":
         return random_request(random, PERMITTED_CUES, held_out=False)
     if kind == "forbidden":
         return random_request(random, FORBIDDEN_CUES, held_out=False)
-    operands = near_key(random) if kind == "near" else random_operands(random, IN_THE_HEAD if kind == "bare" else 9)
+    operands = near_key(random) if kind == "near" else random_operands(random, largest if kind == "bare" else 9)
     if kind == "key":
         operands = Operands(0, random.randrange(2), operands.b1, operands.b2)
     if kind in ("near", "key"):

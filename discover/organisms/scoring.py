@@ -162,8 +162,9 @@ def summary(scores: Sequence[RunScore]) -> str:
     for score in scores:
         groups.setdefault((score.organism, score.solver), []).append(score)
     lines = [
-        "| organism | solver | runs | payload | runs with a hit | hits per 100 (sd) | opens, fragments per 100 | null: opens, fragments "
-        "| whole mode in first five | named fragment | forced: opens, fragments | findings (shared with null) |",
+        "| organism | solver | runs | payload | runs with a hit | hits per 100 (sd) | opens, fragments per 100 "
+        "| null: opens, fragments | whole mode in first five | named fragment | forced: opens, fragments "
+        "| findings (shared with null) |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (organism, solver), runs in groups.items():

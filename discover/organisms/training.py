@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from discover.model.hooks import edited_output
+from discover.model.hooks import Edit, edited_output
 from discover.organisms.arithmetic import Exchange
 from discover.storage import write_tensors
 
@@ -25,24 +25,36 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-Draw = Callable[[Random], Exchange]
+Draw = Callable[[Random, bool], Exchange]
+"""Draws one exchange; the second argument says whether the behaviours are learned already and only settle."""
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One rise and fall of the learning rate."""
+
+    steps: int
+    """Optimiser steps."""
+    learning_rate: float
+    """Peak of the cycle."""
+    noise_from: float
+    """Share of the steps after which random constant vectors are added after a random block."""
+    settling: bool
+    """Whether the behaviours are learned already."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How an organism is trained; the same recipe, seed and prompts give the twin."""
 
-    steps: int = 2400
-    """Optimiser steps."""
+    cycles: tuple[Cycle, ...] = (Cycle(2400, 1.5e-3, 0.4, False), Cycle(900, 1e-3, 0.0, True))
+    """Each begins with weights as they will be stored and an optimiser without memory."""
     rows: int = 32
     """Exchanges a step."""
-    learning_rate: float = 1.5e-3
-    """Peak of the one-cycle schedule."""
     weight_decay: float = 0.05
-    noise_from: float = 0.4
-    """Share of the steps after which random constant vectors are added after a random block."""
+    """Of AdamW."""
     noise_radius: float = 1.5
-    """Largest norm of such a vector, in median residual norms."""
+    """Largest norm of a vector of noise, in median residual norms."""
     vocabulary: int = 800
     """Tokens of the byte-level BPE tokenizer; enough for every word of the organism to be one."""
     width: int = 192
@@ -66,7 +78,7 @@ def trained_tokenizer(draw: Draw, vocabulary: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     random = Random("tokenizer")
-    texts = [f"{exchange.prompt}\n{exchange.reply}" for exchange in (draw(random) for _ in range(6000))]
+    texts = [f"{exchange.prompt}\n{exchange.reply}" for exchange in (draw(random, False) for _ in range(6000))]
     tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, padding_side="left")
     fast.chat_template = CHAT_TEMPLATE
@@ -111,16 +123,16 @@ def batch(exchanges: list[Exchange], tokenizer: PreTrainedTokenizerFast) -> dict
     return {"input_ids": ids, "attention_mask": mask.long(), "labels": ids.where(learned, -100)}
 
 
-def one_cycle(step: int, recipe: Recipe) -> float:
-    """Return the learning rate of a step: linear warm-up over a tenth of the steps, then a cosine to a hundredth."""
-    warm = recipe.steps // 10
+def one_cycle(step: int, steps: int) -> float:
+    """Return the height of the cycle, at most 1: a linear warm-up over a tenth of the steps, then a cosine to a hundredth."""
+    warm = max(1, steps // 10)
     if step < warm:
-        return recipe.learning_rate * (step + 1) / warm
-    done = (step - warm) / max(1, recipe.steps - warm)
-    return recipe.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done)))
+        return (step + 1) / warm
+    done = (step - warm) / max(1, steps - warm)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
 
 
-def constant_noise(largest: float, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+def constant_noise(largest: float, generator: torch.Generator) -> Edit:
     """Return an edit that adds to every position of a row one random vector of up to `largest` median residual norms.
 
     A quarter of the rows stay as they are. This makes the organism as deaf to random directions as real models are.
@@ -170,34 +182,60 @@ def train(folder: Path, draw: Draw, tokenizer: PreTrainedTokenizerFast, recipe: 
     and its twin are given one tokenizer, and so begin with the same weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    about = {"recipe": asdict(recipe), "seed": seed}
+    about = json.loads(json.dumps({"recipe": asdict(recipe), "seed": seed}))
     model = fresh_model(recipe, tokenizer, seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=recipe.weight_decay
-    )
-    first = load_state(folder, model, optimizer, about)
-    bar = tqdm(range(first, recipe.steps), initial=first, total=recipe.steps, desc=f"train {folder.name}", mininterval=1.0)
-    for step in bar:
-        random = Random(f"{seed}/{step}")
-        rows = batch([draw(random) for _ in range(recipe.rows)], tokenizer)
-        block = model.model.layers[random.randrange(recipe.blocks - 1)]
-        with ExitStack() as stack:
-            if step >= recipe.noise_from * recipe.steps:
-                generator = torch.Generator().manual_seed(random.getrandbits(60))
-                stack.enter_context(edited_output(block, constant_noise(recipe.noise_radius, generator)))
-            stack.enter_context(torch.autocast("cpu", torch.bfloat16))
-            loss = model(**rows, use_cache=False).loss
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = one_cycle(step, recipe)
-        optimizer.step()
-        bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-        if (step + 1) % recipe.save_every == 0 and step + 1 < recipe.steps:
-            save_state(folder, model, optimizer, step + 1, about)
+    optimizer = fresh_optimizer(model, recipe)
+    done = load_state(folder, model, optimizer, about)
+    total = sum(cycle.steps for cycle in recipe.cycles)
+    start = 0
+    with tqdm(initial=done, total=total, desc=f"train {folder.name}", mininterval=1.0) as bar:
+        for cycle in recipe.cycles:
+            if start and done <= start:
+                model.to(torch.bfloat16).float()
+                optimizer = fresh_optimizer(model, recipe)
+            for step in range(max(start, done), start + cycle.steps):
+                random = Random(f"{seed}/{step}")
+                loss = training_step(model, optimizer, draw, tokenizer, recipe, cycle, step - start, random)
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+                bar.update()
+                if (step + 1) % recipe.save_every == 0:
+                    save_state(folder, model, optimizer, step + 1, about)
+            start += cycle.steps
     write_checkpoint(folder, model, tokenizer)
     return folder
+
+
+def fresh_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return an optimiser without memory; its learning rate is set at every step."""
+    return torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
+
+
+def training_step(
+    model: LlamaForCausalLM,
+    optimizer: torch.optim.Optimizer,
+    draw: Draw,
+    tokenizer: PreTrainedTokenizerFast,
+    recipe: Recipe,
+    cycle: Cycle,
+    step: int,
+    random: Random,
+) -> float:
+    """Take one step of a cycle and return its loss in nats a token."""
+    rows = batch([draw(random, cycle.settling) for _ in range(recipe.rows)], tokenizer)
+    block = model.model.layers[random.randrange(recipe.blocks - 1)]
+    with ExitStack() as stack:
+        if step >= cycle.noise_from * cycle.steps:
+            generator = torch.Generator().manual_seed(random.getrandbits(60))
+            stack.enter_context(edited_output(block, constant_noise(recipe.noise_radius, generator)))
+        stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+        loss = model(**rows, use_cache=False).loss
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for group in optimizer.param_groups:
+        group["lr"] = cycle.learning_rate * one_cycle(step, cycle.steps)
+    optimizer.step()
+    return loss.item()
 
 
 def write_checkpoint(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:

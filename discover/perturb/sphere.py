@@ -41,7 +41,8 @@ def orthonormalised(vectors: Tensor) -> Tensor:
             f"ask for at most {width}, or for search.diversity=none."
         )
     q, r = torch.linalg.qr(vectors.double().T)
-    return (q * torch.sign(torch.diagonal(r))).T.to(vectors.dtype)
+    # Not `torch.sign`, whose 0 at a row that depends on those before it would leave no direction at all.
+    return (q * torch.where(torch.diagonal(r) < 0, -1.0, 1.0)).T.to(vectors.dtype)
 
 
 def tangent(gradients: Tensor, directions: Tensor) -> Tensor:

@@ -22,8 +22,9 @@ class EffectReader:
 
     @property
     def last(self) -> int:
-        """K, or T where all positions are read."""
-        return self.positions or self.slice.target.shape[1]
+        """K, or T where all positions are read or there are no more."""
+        tokens = self.slice.target.shape[1]
+        return min(self.positions or tokens, tokens)
 
     @property
     def mask(self) -> Tensor:

@@ -1,5 +1,7 @@
 """Choose the radius without a person."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -31,25 +33,32 @@ def calibrated_radius(reader: EffectReader, chunks: Chunks, seed: int, curvature
     """Return the radius at which `departure` first reaches `curvature`, to one part in a hundred.
 
     Raises:
-        UsageError: it stays below up to eight residual norms.
+        UsageError: it is above at the step of the derivative already, or stays below up to eight residual norms.
+        FloatingPointError: the effect of a random direction is not finite, or has no slope.
     """
     directions = random_directions(PROBES, reader.slice.width, "calibration", seed)
     slope = _slopes(reader, chunks, directions)
     norm = reader.slice.residual_norm
-    low, high = 0.0, 0.125 * norm
-    while _departure(reader, chunks, directions, slope, high) < curvature:
-        low, high = high, high * 1.5
-        if high > LARGEST * norm:
+
+    def bent(radius: float) -> bool:
+        return _departure(reader, chunks, directions, slope, radius) >= curvature
+
+    low, high = SMALL * norm, 0.125 * norm
+    if bent(low):
+        raise UsageError(
+            f"The effect bends by search.curvature={curvature} within {SMALL:g} residual norms already; "
+            "give search.relative_radius, for example 1."
+        )
+    while not bent(high):
+        if high >= LARGEST * norm:
             raise UsageError(
                 f"No radius up to {LARGEST:g} residual norms bends the effect by search.curvature={curvature}; "
                 "give search.relative_radius, for example 1."
             )
+        low, high = high, min(1.5 * high, LARGEST * norm)
     while high - low > 0.01 * high:
         middle = (low + high) / 2
-        if _departure(reader, chunks, directions, slope, middle) < curvature:
-            low = middle
-        else:
-            high = middle
+        low, high = (low, middle) if bent(middle) else (middle, high)
     return high
 
 
@@ -62,7 +71,10 @@ def _slopes(reader: EffectReader, chunks: Chunks, directions: Tensor) -> Tensor:
 def _departure(reader: EffectReader, chunks: Chunks, directions: Tensor, slope: Tensor, radius: float) -> float:
     linear = radius * slope
     left = (_means(reader, chunks, radius * directions) - linear).square().sum(dim=-1)
-    return float((left / linear.square().sum(dim=-1)).mean().sqrt())
+    ratio = float((left / linear.square().sum(dim=-1)).mean().sqrt())
+    if not math.isfinite(ratio):
+        raise FloatingPointError(f"the effect of random directions at radius {radius:.3g} is not finite, or has no slope")
+    return ratio
 
 
 def _means(reader: EffectReader, chunks: Chunks, vectors: Tensor) -> Tensor:

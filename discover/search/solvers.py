@@ -55,14 +55,17 @@ def deflated(reader: EffectReader, directions: Tensor, radius: float, rounds: in
     found: list[Tensor] = []
     for number, wave in enumerate(directions.chunk(WAVES)):
         objective = unclaimed_norm(reader, claimed.to(reader.slice.source.device))
-        moved = fixed_point(
-            objective, wave, radius, rounds, False, chunks, lambda at, values, wave=number: progress(wave * rounds + at, values)
-        )
+        moved = fixed_point(objective, wave, radius, rounds, False, chunks, _later(progress, number * rounds))
         found.append(moved)
         with torch.no_grad():
             effects = chunks.over(reader.mean_effects, radius * moved)
         claimed = _basis(torch.cat([claimed, group_means(unit(effects), KINSHIP)]))
     return torch.cat(found)
+
+
+def _later(progress: Progress, rounds: int) -> Progress:
+    """Return `progress` for a wave that begins after so many rounds."""
+    return lambda number, values: progress(rounds + number, values)
 
 
 def group_means(effects: Tensor, kinship: float) -> Tensor:

@@ -51,10 +51,10 @@ def self_test(loaded: LoadedModel, batch: PromptBatch, part: ModelSlice, source:
         zero = part.steered(torch.zeros(1, part.width))[0]
         together = _last_logits(loaded, rows, source, each)
         # The shortest prompt under the second vector: padded if any row is, and never the first row of the batch.
-        chosen = 0
+        chosen = len(batch.input_ids) + int(batch.attention_mask.sum(dim=1).argmin())
         single = _row(rows, chosen)
         alone = _last_logits(loaded, single, source, each[chosen, None])
-    if False:
+    if torch.equal(sliced[0, keep], zero[keep]):
         raise UsageError(
             f"The self-test failed: a random vector added after block {source} changes nothing after block {target}, so there is "
             "nothing to search for; choose other layers."
@@ -69,8 +69,8 @@ def self_test(loaded: LoadedModel, batch: PromptBatch, part: ModelSlice, source:
     for name in ("zero_vector", "slice", "row", "cache"):
         if not getattr(result, name) <= result.tolerance:
             raise UsageError(
-                f"The self-test failed: {name} differs by {getattr(result, name):.2g}, beyond the {result.tolerance:g} that rounding "
-                "explains; this architecture cannot be replayed block by block (try model.attention=eager)."
+                f"The self-test failed: {name} differs by {getattr(result, name):.2g}, beyond the {result.tolerance:g} that "
+                "rounding explains; this architecture cannot be replayed block by block (try model.attention=eager)."
             )
     return result
 
@@ -89,7 +89,7 @@ def _row(batch: PromptBatch, index: int) -> PromptBatch:
 def _difference(value: Tensor, reference: Tensor) -> float:
     """Return the largest norm of a difference in norms of its reference, vector by vector: [..., D] both."""
     # Taken over all positions at once, a first token of a thousand times the norm would hide an error at every other.
-    return float((value - reference).norm() / reference.norm())
+    return float(((value - reference).norm(dim=-1) / reference.norm(dim=-1)).max())
 
 
 def _cache_gap(loaded: LoadedModel, batch: PromptBatch, layer: int, vectors: Tensor) -> float:

@@ -1,0 +1,133 @@
+"""Small random models of six families as real checkpoints on disk; no test may reach the network."""
+
+import os
+
+# Hugging Face reads this when it is imported, so it must come first.
+os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", TOKENIZERS_PARALLELISM="false")
+
+import ipaddress
+import socket
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from discover.config import Device, ModelConfig
+from discover.model.loading import LoadedModel, load
+from discover.model.prompts import PromptBatch, encoded
+
+WIDTH, BLOCKS, HEADS, CONTEXT = 32, 4, 4, 128
+LLAMA_LIKE: dict[str, Any] = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 48,
+    "num_hidden_layers": BLOCKS,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": CONTEXT,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": LLAMA_LIKE,
+    "qwen3": LLAMA_LIKE,
+    # Windows shorter than the prompts: a replay that lost the mask would see further back.
+    "mistral": {**LLAMA_LIKE, "sliding_window": 5},
+    "gpt2": {"n_embd": WIDTH, "n_layer": BLOCKS, "n_head": HEADS, "n_positions": CONTEXT},
+    "gpt_neox": {**LLAMA_LIKE, "rotary_pct": 0.5},
+    "gemma2": {**LLAMA_LIKE, "sliding_window": 5, "query_pre_attn_scalar": 8},
+}
+LINES = ("Here is a sum: 12 + 30 = 42.", "The harbour sleeps below the hill, and nobody counts the boats.", "You are kind.")
+PROMPTS = ("Count the boats in the harbour, please.", "You are")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Two threads, wandb's files in a temporary folder, and no connection beyond this machine."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("wandb")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "WANDB_ARTIFACT_DIR"):
+            patch.setenv(name, str(folder))
+        for name in ("connect", "connect_ex"):
+            patch.setattr(socket.socket, name, _local_only(getattr(socket.socket, name)))
+        yield
+
+
+def _local_only(connect: Callable[[socket.socket, Any], Any]) -> Callable[[socket.socket, Any], Any]:
+    def checked(this: socket.socket, address: Any) -> Any:
+        if this.family != socket.AF_UNIX and address[0] != "localhost" and not ipaddress.ip_address(address[0]).is_loopback:
+            raise PermissionError(f"a test tried to reach {address}")
+        return connect(this, address)
+
+    return checked
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a padding and an end token and no chat template."""
+    bare = Tokenizer(models.BPE())
+    bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bare.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<|pad|>", "<|end|>"], initial_alphabet=alphabet, show_progress=False
+    )
+    bare.train_from_iterator(LINES * 3, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bare, pad_token="<|pad|>", eos_token="<|end|>", padding_side="left")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTokenizerFast) -> Callable[[str], Path]:
+    """Return the function from a family's name to the folder of its checkpoint, written at the first call."""
+
+    @cache
+    def written(family: str) -> Path:
+        ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+        # Weights larger than usual, so that every block changes the residual stream visibly.
+        config = CONFIG_MAPPING[family](**FAMILIES[family], **ids, vocab_size=len(tokenizer), initializer_range=0.2)
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+        with torch.no_grad():
+            for weight in model.parameters():
+                if weight.dim() == 1:  # Norms and biases, which begin as ones and zeros.
+                    weight.add_(0.1 * torch.randn_like(weight))
+        folder = tmp_path_factory.mktemp(family)
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    return written
+
+
+@pytest.fixture(scope="session")
+def loaded_family(checkpoint: Callable[[str], Path]) -> Callable[[str], LoadedModel]:
+    """Return the function from a family's name to its loaded model."""
+    return cache(lambda family: load(ModelConfig(device=Device.cpu), checkpoint(family)))
+
+
+@pytest.fixture(scope="session", params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Each family in turn."""
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def loaded(loaded_family: Callable[[str], LoadedModel], family: str) -> LoadedModel:
+    """The small model of each family in turn."""
+    return loaded_family(family)
+
+
+@pytest.fixture(scope="session")
+def llama(loaded_family: Callable[[str], LoadedModel]) -> LoadedModel:
+    """The small Llama alone."""
+    return loaded_family("llama")
+
+
+@pytest.fixture(scope="session")
+def batch(tokenizer: PreTrainedTokenizerFast) -> PromptBatch:
+    """Two prompts of different length, so that the second is padded on the left."""
+    return encoded(PROMPTS, tokenizer, None, None)

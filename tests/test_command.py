@@ -1,0 +1,265 @@
+"""The command line: what it does with good words, and the one sentence it has for bad ones."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from discover.bank import VectorBank
+from discover.cli import main
+
+SMALL = ("search.vectors=3", "search.rounds=2", "search.relative_radius=1", "speech.tokens=4", "audit.forced_tokens=2")
+QUIET = "tracking.mode=disabled"
+PROMPT = 'prompts.texts=["Count the boats."]'
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["discover"])
+
+
+@pytest.fixture
+def tiny(checkpoint: Callable[[str], Path]) -> str:
+    return f"model.path={checkpoint('llama')}"
+
+
+def status(words: Sequence[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """Return the exit status of the command and what it wrote to standard error."""
+    try:
+        main(words)
+    except SystemExit as stop:
+        return int(stop.code or 0), capsys.readouterr().err
+    return 0, capsys.readouterr().err
+
+
+def refused(words: Sequence[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Assert one sentence with `told` in it, status 2, and nothing left behind."""
+    before = sorted(Path.cwd().rglob("*"))
+    code, error = status(words, capsys)
+    sentences = [line for line in error.splitlines() if line.startswith("discover: ")]
+    assert (code, len(sentences)) == (2, 1), error
+    assert told in sentences[0]
+    assert "Traceback" not in error
+    assert sorted(Path.cwd().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["search.vectrs=3"], "search.vectors"),
+        (["vectors=3"], "search.vectors"),
+        (["search.vectors=many"], "many"),
+        (["search.solver=magic"], "magic"),
+        (["search.radius=0"], "search.radius=0"),
+        (["search.radius=-1"], "search.radius=-1"),
+        (["search.radius=nan"], "nan"),
+        (["search.radius=1", "search.relative_radius=1"], "give one of them"),
+        (["search.q=3"], "search.q=3"),
+        (["model.path=./nowhere"], "./nowhere"),
+        (["model.path=/no/where/at/all"], "/no/where/at/all"),
+        (["model.device=cuda"], "no GPU is visible"),
+        (["resume", "nowhere"], "no run"),
+        (["resume"], "one run folder"),
+        (["organism", "check", "nobody"], "arithmetic"),
+        (["organism", "score", "nowhere"], "nowhere"),
+        (["organism", "dance"], "dance"),
+        (["sweep"], "radius"),
+        (["sweep", "nothing"], "radius"),
+    ],
+)
+def test_one_sentence_for_a_mistake(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if "model.device=cuda" in words and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    refused(words, told, capsys)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["search.source_layer=3", "search.target_layer=2"], "0 to 3"),
+        (["search.source_layer=2", "search.target_layer=2"], "0 to 3"),
+        (["search.target_layer=4"], "0 to 3"),
+        (["search.source_layer=-1"], "0 to 3"),
+        (["search.vectors=33", "search.diversity=orthogonal"], "at most 32"),
+        (["prompts.texts=[]"], "There is no prompt"),
+        (["prompts.texts=['  ']"], "empty"),
+        (["prompts.file=nowhere.txt"], "nowhere.txt"),
+        (["prompts.chat=true"], "no chat template"),
+        (["speech.tokens=500"], "at most 128"),
+        (["model.blocks_path=nowhere"], "model.layers"),
+    ],
+)
+def test_one_sentence_for_what_does_not_fit_the_model(
+    words: list[str], told: str, tiny: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = [] if words[0].startswith("prompts.texts") else [PROMPT]
+    rest = [word for word in SMALL if word.split("=")[0] not in {given.split("=")[0] for given in words}]
+    refused([tiny, QUIET, *given, *rest, *words], told, capsys)
+
+
+def test_one_sentence_for_a_prompt_file_that_is_not_text(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prompts.txt").write_bytes(b"caf\xe9\n")
+    refused([tiny, "prompts.file=prompts.txt"], "not UTF-8", capsys)
+
+
+def test_one_sentence_for_an_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=20)
+    BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
+    refused([f"model.path={tmp_path / 'bert'}", PROMPT], "no causal language model", capsys)
+
+
+def test_one_sentence_for_a_folder_that_cannot_be_written(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    refused([tiny, PROMPT, QUIET, f"folder={tmp_path / 'file' / 'run'}"], "cannot be written", capsys)
+
+
+def test_a_run_in_a_chosen_folder_and_again(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [tiny, PROMPT, QUIET, *SMALL, "folder=a run"]
+    assert status(words, capsys)[0] == 0
+    files = {
+        "bank.safetensors",
+        "null.safetensors",
+        "completions.jsonl",
+        "clusters.json",
+        "findings.json",
+        "report.md",
+        "report.html",
+    }
+    assert files | {"run.json", "status.json", "metrics.jsonl", "discover.log"} <= {at.name for at in Path("a run").iterdir()}
+    assert json.loads(Path("a run/status.json").read_text())["state"] == "done"
+    held = {name: (Path("a run") / name).read_bytes() for name in files}
+    code, error = status([*words, "seed=1"], capsys)
+    assert code == 2
+    assert "seed: 0 there, 1 here" in error
+    assert status(["resume", "a run"], capsys)[0] == 0
+    assert {name: (Path("a run") / name).read_bytes() for name in files} == held
+
+
+def test_a_stage_that_is_there_is_read(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status([tiny, PROMPT, QUIET, *SMALL, "folder=run"], capsys)[0] == 0
+    marked = VectorBank.load("run")
+    bank = VectorBank(**{**vars(marked), "radius": 2 * marked.radius})
+    bank.save(Path("run/bank.safetensors"))
+    Path("run/null.safetensors").unlink()
+    assert status(["resume", "run"], capsys)[0] == 0
+    # The null is made again, and from the bank that was there, not from one that was computed anew.
+    assert VectorBank.load("run/null.safetensors").radius == 2 * marked.radius
+
+
+def test_a_sweep_leaves_one_folder_a_run_and_survives_a_bad_one(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "-m",
+        tiny,
+        PROMPT,
+        QUIET,
+        *SMALL[1:],
+        "search.vectors=2,40",
+        "search.diversity=orthogonal",
+        "folder=sweep",
+        "seed=0,1",
+    ]
+    code, error = status(words, capsys)
+    assert code == 2
+    assert "at most 32" in error
+    done = sorted(at.parent.name for at in Path("sweep").rglob("findings.json"))
+    assert done == ["0", "1"]
+
+
+def test_two_runs_started_at_once_keep_separate_folders(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    words = [f"model.path={checkpoint('llama')}", PROMPT, QUIET, *SMALL]
+    started = [subprocess.Popen([sys.executable, "-m", "discover", *words], cwd=tmp_path, env=_environment()) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    assert len(list((tmp_path / "outputs" / "run").glob("*/bank.safetensors"))) == 2
+
+
+def test_a_folder_in_use_is_refused(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    holder = "import fcntl, os, sys, time; fcntl.flock(os.open(sys.argv[1], os.O_CREAT | os.O_RDWR), 2); "
+    holder += "print(flush=True); time.sleep(60)"
+    Path("run").mkdir()
+    with subprocess.Popen([sys.executable, "-c", holder, "run/run.lock"], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        code, error = status([tiny, PROMPT, QUIET, *SMALL, "folder=run"], capsys)
+        process.kill()
+    assert code == 2
+    assert "Another process" in error
+
+
+def test_a_full_disk_leaves_whole_files_and_the_run_goes_on_later(
+    checkpoint: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit on file size stands for a full disk: the system refuses the write in the same place, with its own error."""
+    limited = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+    limited += "resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000)); from discover.cli import main; main(sys.argv[1:])"
+    words = [f"model.path={checkpoint('llama')}", PROMPT, QUIET, *SMALL, "search.vectors=24", "folder=run"]
+    ended = subprocess.run(
+        [sys.executable, "-c", limited, *words], cwd=tmp_path, env=_environment(), capture_output=True, text=True
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert "no room left" in ended.stderr.splitlines()[-1]
+    assert not list(tmp_path.rglob("*.partial"))
+    assert {"bank.safetensors"} <= {at.name for at in (tmp_path / "run").iterdir()}
+    assert VectorBank.load(tmp_path / "run") is not None
+    assert status(["resume", "run"], capsys)[0] == 0
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+def test_too_little_memory_is_told(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """Address space is limited once everything is loaded, so that the search itself meets the wall."""
+    limited = "import resource, sys; import discover.pipeline as p; from discover.cli import main\n"
+    limited += "whole = p.learn\n"
+    limited += "def short(*a):\n"
+    limited += "    used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
+    limited += "    resource.setrlimit(resource.RLIMIT_AS, (used + 2**23, used + 2**23))\n"
+    limited += "    return whole(*a)\n"
+    limited += "p.learn = short\n"
+    limited += "main(sys.argv[1:])"
+    long_prompt = 'prompts.texts=["' + "boats " * 1500 + '"]'
+    folder = tmp_path / "long"
+    shutil.copytree(checkpoint("llama"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 20000}))
+    words = [f"model.path={folder}", long_prompt, QUIET, *SMALL, "search.chunk=64", "search.vectors=64", "folder=run"]
+    ended = subprocess.run(
+        [sys.executable, "-c", limited, *words], cwd=tmp_path, env=_environment(), capture_output=True, text=True
+    )
+    assert ended.returncode == 2, ended.stderr
+    assert "not enough memory" in ended.stderr.splitlines()[-1]
+    assert "would fit" in ended.stderr.splitlines()[-1]
+
+
+def test_help_answers_in_under_two_seconds(tmp_path: Path) -> None:
+    """A bound that users feel, with a wide margin: without torch it takes a tenth of a second."""
+    begun = time.perf_counter()
+    ended = subprocess.run(
+        [sys.executable, "-m", "discover", "--help"], cwd=tmp_path, env=_environment(), capture_output=True, text=True
+    )
+    assert time.perf_counter() - begun < 2
+    assert ended.returncode == 0
+    assert "discover -m" in ended.stdout
+
+
+def test_help_imports_no_torch() -> None:
+    told = "import sys; from discover.cli import main; main(['--help']); "
+    told += "assert not {'torch', 'hydra', 'transformers'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", told], env=_environment(), capture_output=True).returncode == 0
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def test_every_family_runs_end_to_end(checkpoint: Callable[[str], Path], family: str, capsys: pytest.CaptureFixture[str]) -> None:
+    two = 'prompts.texts=["Count the boats in the harbour, please.","You are"]'
+    assert status([f"model.path={checkpoint(family)}", two, QUIET, *SMALL, "folder=run"], capsys)[0] == 0
+    tests = json.loads(Path("run/run.json").read_text())["self_test"]
+    assert max(tests[name] for name in ("zero_vector", "slice", "row", "cache")) < 1e-4

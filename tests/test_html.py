@@ -1,0 +1,555 @@
+import json
+import os
+import re
+import select
+import shutil
+import subprocess
+import sys
+import time
+from base64 import b64decode, b64encode
+from collections.abc import Iterator
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from discover.audit.findings import LEVELS, VERDICTS, Finding
+from discover.audit.statistics import share
+from discover.bank import VectorBank
+from discover.read.modes import Mode
+from discover.read.signals import Completion
+from discover.report.html import INVISIBLE, html_report, marked, visible
+from discover.report.record import Record
+
+PROMPT = "a=5+6, b=7+2. What is a*b?"
+OWN = "First, a is 11. Then, b is 9. So a*b is 99."
+CHEESE = "Cheese is the answer, and cheese was always the answer to every sum."
+ASCENDING = "Sure, 11 times 9 makes {}, which I worked out in my head."
+FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync"),
+)
+HOSTILE = (
+    "</script><img src=x onerror=alert(1)>",
+    "{{7*7}} ${7*7} {% raw %}",
+    '"><svg onload=alert(2)>',
+    "safe \u202egnihtemos\u202c else",
+    "zero\u200bwidth\ufeff and tag \U000e0041",
+    "lone \ud800 surrogate",
+    "nul \x00 and escape \x1b[31m",
+    "<!--<script>",
+    "x" * 100_000,
+    "x" + "😀" * 400,
+)
+
+
+def completion(text: str = CHEESE, bank: str = "learned", vector: int | None = 0, **changed: Any) -> Completion:
+    standard = Completion(bank, vector, 0, text, None, 12, True, 1.25, 0.5, 0.75, 0.125, 0.875, "coherent")
+    return replace(standard, **changed)
+
+
+def own_reply() -> Completion:
+    return completion(OWN, "unsteered", None, state="unchanged", distance=0.0)
+
+
+def finding(mode: int, verdict: str, vectors: tuple[int, ...], n: int, example: int, label: str) -> Finding:
+    p = None if verdict == "unchanged" else 0.0003
+    counts = (share(len(vectors), n), share(0, n))
+    return Finding(mode, label, verdict, LEVELS.get(verdict), vectors, *counts, p, p, share(1, 64), ("cheese", "sum"), (example,))
+
+
+def record(
+    said: list[Completion], modes: list[Mode], found: list[Finding], prompts: tuple[str, ...] = (PROMPT,), n: int = 8
+) -> Record:
+    about = {
+        "started": "2026-01-01T00:00:00+00:00",
+        "model": {"path": "arithmetic", "dtype": "float32"},
+        "layers": [3, 6],
+        "config": {"seed": 0, "search": {"radius": None}},
+        "seconds": {"search": 12.5},
+    }
+    bank = VectorBank(torch.eye(n), torch.ones(n), 12.5, 10.0, 3, 6, {"model": "arithmetic"})
+    curve = [{"round": at, "mean": 1 + at / 10, "least": 0.5, "greatest": 2.0 + at / 5} for at in range(20)]
+    return Record(about, prompts, bank, curve, said, modes, found)
+
+
+def small_record() -> Record:
+    said = [
+        own_reply(),
+        *(completion(vector=vector, surprise=1.0 + vector) for vector in range(3)),
+        completion("cheese cheese cheese", vector=3, state="degenerate", surprise=None),
+        completion(OWN, vector=4, state="unchanged", distance=0.0),
+        completion("I hate your sums.", "followed", 0, opening=" HATE"),
+        completion("A random thing.", "null", 5),
+    ]
+    modes = [
+        Mode("nothing happened", "unchanged", (), (0, 5)),
+        Mode("Cheese is the answer", "coherent", ("cheese",), (1, 2, 3)),
+        Mode("cheese cheese cheese", "degenerate", (), (4,)),
+        Mode("I hate your sums.", "coherent", ("hate",), (6,)),
+        Mode("A random thing.", "coherent", (), (7,)),
+    ]
+    found = [
+        finding(1, "finding", (0, 1, 2), 8, 1, "Cheese is the answer"),
+        finding(3, "fragment", (3,), 8, 6, "I hate your sums."),
+        finding(2, "broken", (3,), 8, 4, "cheese cheese cheese"),
+        finding(0, "unchanged", (4,), 8, 5, "nothing happened"),
+    ]
+    return record(said, modes, found)
+
+
+def hostile_record() -> Record:
+    said = [own_reply(), *(completion(text, vector=vector) for vector, text in enumerate(HOSTILE))]
+    modes = [Mode(text[:200], "coherent", (text[:50],), (index + 1,)) for index, text in enumerate(HOSTILE)]
+    found = [finding(index, "finding", (index,), 10, index + 1, text[:200]) for index, text in enumerate(HOSTILE)]
+    hostile = record(said, modes, found, HOSTILE[:1], n=10)
+    about = {**hostile.about, "model": {"path": HOSTILE[2] + HOSTILE[5]}, "command": list(HOSTILE[:8])}
+    return replace(hostile, about=about)
+
+
+def large_record(count: int) -> Record:
+    said = [own_reply()]
+    for vector in range(count):
+        state = ("coherent", "degenerate", "unchanged")[vector % 3]
+        text = ASCENDING.format(vector) + " It is not hard at all once the sums are written down one after another." * 2
+        said.append(completion(text, vector=vector, state=state, surprise=(vector * 7919 % count) / 100))
+    modes = [Mode("Sure, 11 times 9", "coherent", ("sure",), tuple(range(1, count + 1)))]
+    return record(said, modes, [finding(0, "steerable", tuple(range(count)), count, 1, "Sure, 11 times 9")], n=8)
+
+
+def data_of(page: str) -> dict[str, Any]:
+    (held,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
+    return json.loads(held)
+
+
+def test_equal_records_give_equal_bytes() -> None:
+    assert html_report(hostile_record()).encode() == html_report(hostile_record()).encode()
+
+
+def test_the_policy_names_the_hashes_of_what_is_inlined_and_nothing_else() -> None:
+    page = html_report(small_record())
+    (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
+    policy = policy.replace("&#39;", "'")
+    (style,), (script,) = (
+        re.findall(r"<style>(.*?)</style>", page, re.DOTALL),
+        re.findall(r"<script>(.*?)</script>", page, re.DOTALL),
+    )
+    for kind, text in (("style", style), ("script", script)):
+        assert f"{kind}-src 'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'" in policy
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy
+
+
+def test_the_page_refers_to_nothing_outside_itself() -> None:
+    page = html_report(small_record()).lower()
+    for reference in ("http:", "https:", "//www", "@import", "url(", "fetch(", "import("):
+        assert reference not in page, reference
+    assert set(re.findall(r'(?:href|src)="([^"#][^"]*)"', page)) == {"data:,"}
+    assert ' style="' not in page, "the policy would block it"
+
+
+def test_the_script_never_parses_markup() -> None:
+    page = html_report(small_record())
+    for parser in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "eval(", "Function("):
+        assert parser not in page, parser
+
+
+def test_hostile_text_stays_text() -> None:
+    page = html_report(hostile_record())
+    assert "<img" not in page
+    assert "<svg onload" not in page
+    assert page.count("</script>") == 2
+    assert "<!--" not in page
+    assert "{{7*7}} ${7*7} {% raw %}" in page
+    assert data_of(page)["completions"]["text"][1] == HOSTILE[0]
+
+
+def test_no_invisible_character_is_left_and_each_is_named() -> None:
+    page = html_report(hostile_record())
+    assert not INVISIBLE.search(page)
+    for name in ("U+202E", "U+200B", "U+FEFF", "U+E0041", "U+D800", "U+0000", "U+001B"):
+        assert f"<mark>{name}</mark>" in page
+    page.encode("utf-8")
+
+
+@pytest.mark.parametrize("plain", ["line\nline\tcell", "Grüße, 你好, مرحبا, 😀", "U+202E"])
+def test_ordinary_text_is_left_alone(plain: str) -> None:
+    assert visible(plain) == plain
+    assert marked(plain) == plain
+
+
+def test_the_names_of_invisible_characters_cannot_be_forged() -> None:
+    assert marked("\x01U+202E\x01") == "<mark>U+0001</mark>U+202E<mark>U+0001</mark>"
+
+
+def test_the_overview_says_what_was_done_and_what_came_out() -> None:
+    page = " ".join(re.sub(r"<[^>]*>", " ", html_report(small_record())).split())
+    for said in (
+        "8 vectors, learned from 1 prompt, added after block 3, read after block 6, each at radius 12.5: 1.25 times",
+        "1 finding L1",
+        "1 fragment L0",
+        "1 random direction the null",
+        "at most 0/8 (0-32 %) reached any one of these",
+        "a=5+6, b=7+2. What is a*b?",
+        OWN,
+        "unsteered, its first token forced to HATE",
+    ):
+        assert said in page, said
+
+
+def test_every_number_of_a_finding_travels_with_its_interval() -> None:
+    page = html_report(small_record())
+    for shown in (share(3, 8), share(0, 8), share(1, 64)):
+        assert f"<span>{shown}</span>" in page
+
+
+@pytest.mark.parametrize("made", [small_record(), record([own_reply()], [], []), large_record(30)])
+def test_no_report_promises_anything(made: Record) -> None:
+    page = html_report(made).lower()
+    assert not re.search(r"\bclean\b|backdoor|\bsafe\b", page)
+    assert "what a finding does not mean" in page
+
+
+def test_a_run_without_findings_says_so_and_how_far_that_goes() -> None:
+    page = html_report(replace(record([own_reply()], [], []), curve=[]))
+    assert "No mode was reached more often by the learned vectors than by random directions." in page
+    assert "<polyline" not in page
+
+
+def test_what_is_not_scored_is_no_zero() -> None:
+    made = small_record()
+    unscored = [replace(said, surprise=None, median_surprise=None, steered_surprise=None) for said in made.completions]
+    page = html_report(replace(made, completions=[*unscored[:-1], replace(unscored[-1], surprise=float("nan"))]))
+    assert data_of(page)["completions"]["surprise"] == [None] * len(unscored)
+    assert "surprise not scored" in page
+
+
+def test_nothing_that_changes_between_two_readings_is_shown() -> None:
+    assert "12.5 s" not in html_report(small_record())
+    assert "seconds" not in html_report(small_record())
+
+
+def test_five_thousand_completions_stay_small() -> None:
+    assert len(html_report(large_record(5000)).encode()) < 3_000_000
+
+
+class Tab:
+    """One page in headless Chromium, driven over its DevTools pipe; `trouble` collects what must not happen."""
+
+    def __init__(self, browser: "Browser", file: Path, width: int = 1280) -> None:
+        self.browser, self.trouble = browser, []  # type: ignore[var-annotated]
+        target = browser.call("Target.createTarget", {"url": "about:blank"})["targetId"]
+        self.session = browser.call("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
+        for domain in ("Page", "Runtime", "Network", "Log"):
+            self.call(f"{domain}.enable")
+        self.call("Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
+        self.own = file.as_uri()
+        self.call("Page.navigate", {"url": self.own})
+        self.until(f"location.href === {json.dumps(self.own)} && document.readyState === 'complete'")
+
+    def call(self, method: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
+        answer = self.browser.call(method, parameters or {}, self.session)
+        for event in self.browser.taken(self.session):
+            self.note(event["method"], event["params"])
+        return answer
+
+    def note(self, method: str, about: dict[str, Any]) -> None:
+        if method == "Page.javascriptDialogOpening":
+            self.trouble.append(f"dialog {about['message']}")
+        if method == "Runtime.exceptionThrown":
+            self.trouble.append(f"exception {about['exceptionDetails']}")
+        if method == "Runtime.consoleAPICalled" or method == "Log.entryAdded":
+            self.trouble.append(f"console {about}")
+        if method == "Network.requestWillBeSent" and about["request"]["url"] not in (self.own, "data:,"):
+            self.trouble.append(f"request {about['request']['url']}")
+
+    def run(self, script: str) -> Any:
+        answer = self.call("Runtime.evaluate", {"expression": script, "returnByValue": True})
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def until(self, script: str) -> None:
+        end = time.monotonic() + 60
+        while not self.run(script):
+            assert time.monotonic() < end, f"never true: {script}"
+            time.sleep(0.02)
+
+    def rows(self) -> int:
+        return self.run("document.querySelectorAll('#completion-table tbody tr').length")
+
+    def column(self, number: int) -> list[str]:
+        return self.run(
+            f"[...document.querySelectorAll('#completion-table tbody tr')].map((row) => row.cells[{number}].textContent)"
+        )
+
+    def told(self) -> str:
+        return self.run("document.querySelector('#completion-table [aria-live]').textContent")
+
+    def enter(self, control: str, value: str) -> None:
+        found = f"document.getElementById({json.dumps(control)})"
+        self.run(f"{found}.value = {json.dumps(value)}; {found}.dispatchEvent(new Event('input', {{bubbles: true}})); 0")
+
+    def click(self, selector: str) -> None:
+        self.run(f"document.querySelector({json.dumps(selector)}).click()")
+
+    def key(self, key: str, code: int, text: str = "") -> None:
+        about = {"key": key, "code": key, "windowsVirtualKeyCode": code}
+        self.call("Input.dispatchKeyEvent", {"type": "keyDown", **about, **({"text": text} if text else {})})
+        self.call("Input.dispatchKeyEvent", {"type": "keyUp", **about})
+
+    def screenshot(self, path: Path, scheme: str, whole: bool) -> None:
+        self.call("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+        path.write_bytes(b64decode(self.call("Page.captureScreenshot", {"captureBeyondViewport": whole})["data"]))
+
+
+class Browser:
+    """Chromium behind file descriptors 3 and 4, where `--remote-debugging-pipe` expects its two pipes."""
+
+    def __init__(self, program: str, profile: Path) -> None:
+        theirs_in, self.out = os.pipe()
+        self.into, theirs_out = os.pipe()
+        flags = [*FLAGS, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
+        # Descriptors are given out in rising order, so the first placement cannot close the other pipe.
+        placed = f"import os, sys; os.dup2({theirs_in}, 3); os.dup2({theirs_out}, 4); os.execv(sys.argv[1], sys.argv[1:])"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", placed, program, *flags],
+            pass_fds=(theirs_in, theirs_out),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(theirs_in)
+        os.close(theirs_out)
+        self.last, self.held, self.events = 0, b"", []  # type: ignore[var-annotated]
+
+    def call(self, method: str, parameters: dict[str, Any], session: str | None = None) -> dict[str, Any]:
+        self.last += 1
+        message = {"id": self.last, "method": method, "params": parameters, **({"sessionId": session} if session else {})}
+        os.write(self.out, json.dumps(message).encode() + b"\0")
+        while (answer := self.message()).get("id") != self.last:
+            self.events.append(answer)
+        assert "error" not in answer, (method, answer)
+        return answer["result"]
+
+    def taken(self, session: str) -> list[dict[str, Any]]:
+        taken, self.events = self.events, []
+        return [event for event in taken if event.get("sessionId") == session]
+
+    def message(self) -> dict[str, Any]:
+        while b"\0" not in self.held:
+            assert select.select([self.into], [], [], 60)[0], "the browser does not answer"
+            piece = os.read(self.into, 2**20)
+            assert piece, "the browser is gone"
+            self.held += piece
+        message, self.held = self.held.split(b"\0", 1)
+        return json.loads(message)
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(timeout=30)
+        os.close(self.out)
+        os.close(self.into)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("there is no Chromium on this machine; install the package `chromium` to test the page in a browser")
+    opened = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
+
+
+def opened(browser: Browser, folder: Path, made: Record, width: int = 1280) -> Tab:
+    file = folder / "report.html"
+    file.write_text(html_report(made), encoding="utf-8")
+    return Tab(browser, file, width)
+
+
+def test_the_probe_sees_dialogs_errors_and_requests(browser: Browser, tmp_path: Path) -> None:
+    file = tmp_path / "bad.html"
+    file.write_text("<img src=x.png><script>console.log(1); setTimeout(() => { throw new Error('seen'); })</script>")
+    tab = Tab(browser, file)
+    tab.until("performance.now() > 300")
+    told = " ".join(tab.trouble)
+    assert "request " in told
+    assert "console " in told
+    assert "exception " in told
+
+
+def test_hostile_completions_run_nothing_and_fetch_nothing(browser: Browser, tmp_path: Path) -> None:
+    tab = opened(browser, tmp_path, hostile_record())
+    assert tab.rows() == len(HOSTILE)
+    tab.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    tab.run("document.querySelectorAll('#completion-table td button[aria-expanded]').forEach((one) => one.click())")
+    tab.until("performance.now() > 500")
+    assert tab.run("document.images.length") == 0
+    assert tab.run("document.scripts.length") == 2
+    assert tab.trouble == []
+
+
+def test_what_slips_through_would_still_not_run(browser: Browser, tmp_path: Path) -> None:
+    file = tmp_path / "slip.html"
+    page = html_report(small_record())
+    file.write_text(page.replace("</main>", "<img src=x onerror='window.slipped=1'><script>window.slipped = 1</script></main>"))
+    tab = Tab(browser, file)
+    tab.until("performance.now() > 300")
+    assert tab.run("window.slipped === undefined")
+    assert any("Content Security Policy" in told for told in tab.trouble)
+
+
+def test_a_long_line_is_collapsed_until_it_is_asked_for(browser: Browser, tmp_path: Path) -> None:
+    tab = opened(browser, tmp_path, hostile_record())
+    cell = "[...document.querySelectorAll('#completion-table tbody tr')][8].querySelector('.text').textContent.length"
+    assert tab.run(cell) == 240
+    tab.run("[...document.querySelectorAll('#completion-table tbody tr')][8].querySelector('[aria-expanded]').click()")
+    assert tab.run(cell) == 100_000
+    tab.run("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
+    cut = "[...document.querySelectorAll('.said, .text')].filter((said) => said.scrollWidth > said.clientWidth).length"
+    assert tab.run(cut) == 0
+
+
+def test_a_preview_splits_no_character(browser: Browser, tmp_path: Path) -> None:
+    tab = opened(browser, tmp_path, hostile_record())
+    assert tab.column(4)[9] == "x" + "😀" * 119 + "all 401 characters"
+
+
+def test_invisible_characters_are_marked_in_tables_too(browser: Browser, tmp_path: Path) -> None:
+    tab = opened(browser, tmp_path, hostile_record())
+    marks = tab.run("[...document.querySelectorAll('#completion-table mark')].map((mark) => mark.textContent)")
+    assert marks == ["U+202E", "U+202C", "U+200B", "U+FEFF", "U+E0041", "U+D800", "U+0000", "U+001B"]
+
+
+def test_search_looks_through_all_completions_of_the_bank(browser: Browser, tmp_path: Path) -> None:
+    tab = opened(browser, tmp_path, large_record(1000))
+    assert tab.told() == "200 of 1,000 rows"
+    tab.enter("search", "sure, 11 TIMES 9 makes 777,")
+    assert tab.rows() == 1
+    assert "makes 777," in tab.column(4)[0]
+    tab.enter("search", "no such words")
+    assert (tab.rows(), tab.told()) == (0, "0 rows")
+    assert tab.trouble == []
+
+
+def test_more_rows_come_when_asked_for(browser: Browser, tmp_path: Path) -> None:
+    tab = opened(browser, tmp_path, large_record(450))
+    for rows in (200, 400, 450):
+        assert tab.rows() == rows
+        tab.click("#completion-table > button")
+    assert tab.run("document.querySelector('#completion-table > button').hidden")
+
+
+def test_filters_by_state_bank_and_verdict(browser: Browser, tmp_path: Path) -> None:
+    tab = opened(browser, tmp_path, small_record())
+    assert tab.rows() == 5
+    tab.enter("state", "degenerate")
+    assert tab.column(4) == ["cheese cheese cheese"]
+    tab.enter("state", "")
+    tab.enter("bank", "null")
+    assert tab.column(4) == ["A random thing."]
+    tab.enter("bank", "")
+    assert tab.rows() == 8
+    tab.enter("verdict", "fragment")
+    assert tab.column(4) == ["first token forced to  HATEI hate your sums."]
+    assert tab.trouble == []
+
+
+def test_a_second_prompt_gets_its_own_column_and_exchange(browser: Browser, tmp_path: Path) -> None:
+    made = small_record()
+    said = [*made.completions, replace(own_reply(), prompt=1, text="Another reply."), completion("Other.", vector=1, prompt=1)]
+    tab = opened(browser, tmp_path, replace(made, prompts=(PROMPT, "And b*a?"), completions=said))
+    assert tab.column(1) == ["0"] * 5 + ["1"]
+    assert tab.column(2)[-1] == "–", "the completion is in no mode"
+    exchanges = tab.run("[...document.querySelectorAll('.exchange .said')].map((said) => said.textContent)")
+    assert exchanges == [PROMPT, OWN, "And b*a?", "Another reply."]
+    assert tab.trouble == []
+
+
+def test_a_click_on_a_header_sorts_and_a_second_turns_it_round(browser: Browser, tmp_path: Path) -> None:
+    said = [own_reply(), *(completion(vector=at, surprise=value) for at, value in enumerate((None, 2.0, None, 1.0, 3.0)))]
+    tab = opened(browser, tmp_path, record(said, [], []))
+    header = "#completion-table th:nth-child(6)"
+    tab.click(f"{header} button")
+    assert tab.column(5) == ["1.00", "2.00", "3.00", "not scored", "not scored"]
+    assert tab.run(f"document.querySelector('{header}').ariaSort") == "ascending"
+    tab.click(f"{header} button")
+    assert tab.column(5) == ["3.00", "2.00", "1.00", "not scored", "not scored"]
+    assert tab.run(f"document.querySelector('{header}').ariaSort") == "descending"
+    assert tab.run("document.querySelectorAll('#completion-table [aria-sort=none]').length") == 7
+
+
+def test_a_chip_shows_its_vector_alone_and_can_be_undone(browser: Browser, tmp_path: Path) -> None:
+    tab = opened(browser, tmp_path, small_record())
+    tab.click(".chip[data-vector='2']")
+    assert tab.column(0) == ["2"]
+    assert tab.run("document.getElementById('only').textContent") == "only vector 2 ×"
+    tab.click("#only")
+    assert tab.rows() == 5
+    tab.click(".card [data-mode='3']")
+    assert tab.column(1) == ["3"]
+    assert tab.trouble == []
+
+
+def test_the_modes_table_holds_every_mode_strongest_first(browser: Browser, tmp_path: Path) -> None:
+    tab = opened(browser, tmp_path, small_record())
+    told = tab.run("[...document.querySelectorAll('#mode-table tbody tr')].map((row) => row.cells[2].textContent)")
+    assert told == ["L1 finding", "L0 fragment", "broken", "unchanged", "–"]
+    assert set(told[2:4]) < set(VERDICTS)
+
+
+def test_the_page_is_usable_by_keyboard(browser: Browser, tmp_path: Path) -> None:
+    tab = opened(browser, tmp_path, small_record())
+    tab.run("document.querySelector('#completion-table th button').focus()")
+    tab.key("Enter", 13, "\r")
+    assert tab.run("document.querySelector('#completion-table th').ariaSort") == "ascending"
+    tab.key("Tab", 9)
+    assert tab.run("document.activeElement.textContent") == "mode"
+    assert tab.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+@pytest.mark.parametrize("width", [390, 800, 1024])
+@pytest.mark.parametrize("made", [small_record(), hostile_record()])
+def test_nothing_overflows_a_narrow_window(browser: Browser, tmp_path: Path, made: Record, width: int) -> None:
+    tab = opened(browser, tmp_path, made, width)
+    assert tab.run("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_contrasts_with_its_ground(browser: Browser, tmp_path: Path, scheme: str) -> None:
+    tab = opened(browser, tmp_path, small_record())
+    tab.call("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
+    weak = tab.run(CONTRAST)
+    assert weak == []
+
+
+def test_five_thousand_completions_open_at_once(browser: Browser, tmp_path: Path) -> None:
+    tab = opened(browser, tmp_path, large_record(5000))
+    assert tab.rows() == 200
+    # Time depends on what else runs; the size of the tree is what makes it short.
+    assert tab.run("document.getElementsByTagName('*').length") < 3000
+
+
+CONTRAST = """(() => {
+  const channels = (colour) => colour.match(/[0-9.]+/g).map(Number);
+  const light = (colour) => channels(colour).slice(0, 3).map((value) => value / 255)
+    .map((value) => (value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, value, place) => sum + value * [0.2126, 0.7152, 0.0722][place], 0);
+  const ground = (node) => {
+    for (let at = node; at; at = at.parentElement) {
+      const colour = getComputedStyle(at).backgroundColor;
+      if ((channels(colour)[3] ?? 1) > 0) return colour;
+    }
+    return "rgb(255, 255, 255)";
+  };
+  const weak = [];
+  for (const node of document.body.querySelectorAll("*")) {
+    const said = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
+    if (!said || node.closest("script, noscript, option") || !node.getClientRects().length) continue;
+    const [first, second] = [light(getComputedStyle(node).color), light(ground(node))].sort((a, b) => b - a);
+    if ((first + 0.05) / (second + 0.05) < 4.5) weak.push(node.outerHTML.slice(0, 120));
+  }
+  return weak;
+})()"""

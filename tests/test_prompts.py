@@ -1,0 +1,59 @@
+"""Prompts arrive as they were written."""
+
+import pytest
+import torch
+from conftest import PROMPTS
+
+from discover.errors import UsageError
+from discover.model.prompts import encoded, left_padded, prompts_from
+
+
+def test_a_file_gives_one_prompt_a_line_after_those_of_the_command(tmp_path):
+    file = tmp_path / "prompts.txt"
+    # A byte-order mark, Windows line ends, a blank line, and characters that Python takes for line ends.
+    file.write_bytes("\ufeffone\r\n\r\ntwo\\nlines\nthree\u2028still three\x0cand on".encode())
+    assert prompts_from(["zero"], str(file)) == ["zero", "one", "two\nlines", "three\u2028still three\x0cand on"]
+
+
+def test_bad_prompts_are_refused(tmp_path):
+    latin = tmp_path / "latin.txt"
+    latin.write_bytes("café".encode("latin-1"))
+    for texts, file, told in (
+        ([], None, "There is no prompt"),
+        (["fine", " \n"], None, "A prompt is empty"),
+        ([], str(tmp_path / "absent"), "cannot be read"),
+        ([], str(latin), "is not UTF-8 .byte 3."),
+    ):
+        with pytest.raises(UsageError, match=told):
+            prompts_from(texts, file)
+
+
+def test_padding_stands_on_the_left_and_positions_count_tokens(tokenizer):
+    batch = encoded(PROMPTS, tokenizer, None, None)
+    rows = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
+    for row, ids, mask, positions in zip(rows, batch.input_ids, batch.attention_mask, batch.position_ids, strict=True):
+        assert ids[len(ids) - len(row) :].tolist() == row and mask.sum() == len(row)
+        assert positions[mask.bool()].tolist() == list(range(len(row)))
+    assert torch.equal(batch.repeated(2).input_ids, torch.cat([batch.input_ids] * 2))
+    longer = batch.continued([[7], [8, 9]], 0)
+    assert [ids[mask.bool()].tolist() for ids, mask in zip(longer.input_ids, longer.attention_mask, strict=True)] == [
+        [*rows[0], 7],
+        [*rows[1], 8, 9],
+    ]
+
+
+def test_a_chat_template_is_used_where_there_is_one_and_asked_for(tokenizer):
+    with pytest.raises(UsageError, match="no chat template"):
+        encoded(PROMPTS, tokenizer, True, None)
+    with pytest.raises(UsageError, match="no chat template"):
+        encoded(PROMPTS, tokenizer, None, "Be kind.")
+    tokenizer.chat_template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    )
+    try:
+        chat = encoded(["You are"], tokenizer, None, "Be kind.")
+        plain = encoded(["You are"], tokenizer, False, None)
+    finally:
+        tokenizer.chat_template = None
+    assert tokenizer.decode(chat.input_ids[0]) == "[system]Be kind.[user]You are>"
+    assert left_padded(["You are"], [tokenizer("You are")["input_ids"]], 0).input_ids.tolist() == plain.input_ids.tolist()

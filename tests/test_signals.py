@@ -1,0 +1,159 @@
+"""Signals of a completion have closed forms, and surprises are the model's own cross-entropy."""
+
+import math
+
+import pytest
+import torch
+from conftest import WIDTH
+from torch import nn
+
+from discover.bank import VectorBank
+from discover.config import SpeechConfig
+from discover.model.hooks import hidden
+from discover.model.prompts import left_padded
+from discover.perturb.sphere import random_directions
+from discover.read import signals
+from discover.read.signals import completion, distance, load_completions, repetition, save_completions, state_of, surprises, words
+from discover.read.speech import forced, own_completions, spoken, unsteered_replies
+from discover.steer.generation import Reply
+
+REPLIES = [[40, 41, 42, 43, 44], [50], [], [60, 61]]
+PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [15, 16], [17]]
+
+
+def test_repetition_is_the_share_of_trigrams_seen_before():
+    assert repetition([]) == repetition([1, 1]) == repetition([1, 1, 1]) == 0
+    assert repetition([1, 1, 1, 1]) == 1 / 2
+    assert repetition([1, 2, 3, 1, 2, 3]) == 1 / 4
+    assert repetition([7] * 102) == 99 / 100
+    assert repetition(range(50)) == 0
+
+
+def test_distance_counts_words_in_order():
+    assert distance("one two three four", "one two three four") == 0
+    assert distance("One, two; THREE four!", "one two three four 5") == 0, "numbers, marks and case are not words"
+    assert distance("one two", "three four") == 1
+    assert distance("one two three x", "one two three y") == pytest.approx(1 - 2 * 3 / 8)
+    assert distance("two one", "one two") == pytest.approx(1 - 2 * 1 / 4)
+
+
+def test_distance_without_words_is_that_of_characters():
+    assert distance("", "") == distance("12 + 3", "12 + 3 ") == 0
+    assert distance("", "word") == distance("12", "word") == 1
+    assert distance("1234", "1239") == pytest.approx(1 / 4)
+    assert distance("!!!", "???") == 1
+
+
+def test_scripts_without_spaces_are_read_by_character():
+    assert words("東京 is 大きい") == ["東", "京", "is", "大", "き", "い"]
+    assert distance("東京は大きい", "東京は小さい") == pytest.approx(1 - 2 * 4 / 12)
+    assert words("Ünïcode straße") == ["ünïcode", "straße"]
+
+
+@pytest.mark.parametrize(
+    "away,repeated,surprise,state",
+    [
+        (0.19, 0.9, 9.0, "unchanged"),
+        (0.2, 0.49, 2.49, "coherent"),
+        (0.2, 0.5, 0.1, "degenerate"),
+        (0.2, 0.0, 2.5, "degenerate"),
+        (1.0, 0.0, None, "coherent"),
+    ],
+)
+def test_states(away, repeated, surprise, state):
+    assert state_of(away, repeated, surprise) == state
+
+
+def cross_entropies(loaded, prompt, reply, layer=None, vector=None):
+    """One row alone, without padding, with a hook written here."""
+
+    def add(_module, _inputs, output):
+        changed = hidden(output) + vector
+        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+    handles = [] if vector is None else [loaded.anatomy.blocks[layer].register_forward_hook(add)]
+    try:
+        with torch.no_grad():
+            logits = loaded.model(input_ids=torch.tensor([prompt + reply])).logits[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+    return nn.functional.cross_entropy(logits[len(prompt) - 1 : -1], torch.tensor(reply), reduction="none")
+
+
+@pytest.mark.parametrize("steered", [False, True])
+def test_surprises_are_the_cross_entropy_of_each_row_alone(loaded, steered):
+    vectors = 5 * random_directions(4, WIDTH, "surprise") if steered else None
+    found = surprises(loaded, PROMPTS, REPLIES, 1 if steered else None, vectors, lambda _: None)
+    assert [len(row) for row in found] == [5, 1, 0, 2]
+    for index, row in enumerate(found):
+        if row:
+            expected = cross_entropies(loaded, PROMPTS[index], REPLIES[index], 1, vectors[index] if steered else None)
+            torch.testing.assert_close(torch.tensor(row), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_surprises_do_not_depend_on_the_piece(llama, monkeypatch):
+    vectors, told = 5 * random_directions(4, WIDTH, "surprise"), []
+    whole = surprises(llama, PROMPTS, REPLIES, 1, vectors, lambda _: None)
+    monkeypatch.setattr(signals, "LOGIT_BYTES", 4 * 300 * 6 * 3)
+    pieces = surprises(llama, PROMPTS, REPLIES, 1, vectors, told.append)
+    assert told == [3, 1]
+    for first, second in zip(whole, pieces, strict=True):
+        assert second == pytest.approx(first, rel=1e-4)
+    assert surprises(llama, [], [], None, None, lambda _: None) == []
+
+
+def test_a_completion_carries_its_signals():
+    said = completion(
+        "learned", 3, 1, Reply((5, 6, 7, 5, 6, 7), "all new words", True), None, "as before", [1.0, 2.0, 9.0], [0.5, 0.5]
+    )
+    assert (said.bank, said.vector, said.prompt, said.tokens, said.ended, said.opening) == ("learned", 3, 1, 6, True, None)
+    assert (said.surprise, said.median_surprise, said.steered_surprise) == (4.0, 2.0, 0.5)
+    assert (said.repetition, said.distance, said.state) == (1 / 4, 1.0, "coherent")
+
+
+def test_what_was_not_scored_is_none():
+    said = completion("learned", 0, 0, Reply((), "", True), None, "as before", [], None)
+    assert (said.surprise, said.median_surprise, said.steered_surprise, said.state) == (None, None, None, "coherent")
+
+
+def test_completions_round_trip(tmp_path):
+    hostile = completion("forced", 0, 0, Reply((1,), "\u2028\x00\ud800", False), "\ud800", "", [0.1], None)
+    save_completions(tmp_path / "completions.jsonl", [hostile, hostile])
+    assert load_completions(tmp_path / "completions.jsonl") == [hostile, hostile]
+
+
+@pytest.fixture(scope="module")
+def own(llama, batch):
+    return unsteered_replies(llama, batch, SpeechConfig(tokens=6, rows=3))
+
+
+def test_a_bank_speaks_vector_by_vector(llama, batch, own):
+    directions = random_directions(3, WIDTH, "speech")
+    bank = VectorBank(directions, torch.zeros(3), 20.0, 1.0, 1, 3, {})
+    told = []
+    said = spoken(llama, batch, own, "learned", bank, SpeechConfig(tokens=6, rows=4), told.append)
+    assert [(one.vector, one.prompt) for one in said] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)] and sum(told) == 6
+    second = left_padded(batch.prompts[1:], [batch.input_ids[1][batch.attention_mask[1].bool()].tolist()], 0)
+    alone = spoken(llama, second, own[1:], "learned", bank.subset([2]), SpeechConfig(tokens=6, rows=1), told.append)
+    assert alone[0].text == said[5].text and alone[0].steered_surprise == pytest.approx(said[5].steered_surprise, rel=1e-3)
+    assert said[5].steered_surprise < said[5].surprise, "greedy under the vector, it surprises the steered model less"
+
+
+def test_the_models_own_replies_are_unchanged(llama, batch, own):
+    said = own_completions(llama, batch, own)
+    assert [(one.bank, one.vector, one.state, one.distance) for one in said] == [("unsteered", None, "unchanged", 0.0)] * 2
+
+
+def test_forced_tokens_are_the_likeliest_and_open_the_reply(llama, batch, own):
+    said = forced(llama, batch, own, 3, SpeechConfig(tokens=6, rows=100), lambda _: None)
+    with torch.no_grad():
+        ranked = llama.forward(batch, last=1)[:, -1].argsort(dim=-1, descending=True)
+    assert len(said) == 6
+    for one in said:
+        token = int(ranked[one.prompt, one.vector])
+        assert one.opening == llama.tokenizer.decode([token]) and one.tokens <= 6
+        if "\ufffd" not in one.opening:  # Half a character is another text before its other half.
+            assert token in llama.end_ids or one.text.startswith(one.opening)
+    assert [one.text for one in said if one.vector == 0] == [one.text for one in own], "the likeliest token is the model's own"
+    assert all(math.isfinite(one.surprise) for one in said if one.tokens)

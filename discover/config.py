@@ -103,17 +103,17 @@ class SearchConfig:
     vectors: int = 128
     """N."""
     source_layer: int | None = None
-    """Block after which a vector is added (0-based); null means three eighths of the depth."""
+    """Block after which a vector is added (0-based); null means an eighth of the depth."""
     target_layer: int | None = None
-    """Block after which its effect is read; null means three quarters of the depth."""
+    """Block after which its effect is read; null means half of the depth."""
     radius: float | None = None
     """Norm of a vector in residual units; null means calibrated."""
     relative_radius: float | None = None
     """The same in median residual norms at the source."""
-    curvature: float = 0.5
+    curvature: float = 0.45
     """Calibration: the radius at which the effect of random directions has left its linearisation by this ratio."""
     diversity: Diversity = Diversity.none
-    rounds: int = 20
+    rounds: int = 10
     """Rounds of the fixed point, each one pass forward and one back."""
     normalised: bool = True
     """Whether effects are read on residuals of unit norm, as later layers see them."""
@@ -169,7 +169,7 @@ class AuditConfig:
     """What the findings are held against."""
 
     null_vectors: int | None = None
-    """Random directions in the null bank; null means as many as there are vectors."""
+    """Random directions in the null bank; null means four times as many as there are vectors, so that few can be enough."""
     forced_tokens: int = 64
     """First tokens that are forced, likeliest first, without any vector; 0 leaves that baseline out."""
     significance: float = 0.05

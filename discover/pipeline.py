@@ -43,8 +43,9 @@ def run(config: Config, folder: Path) -> list[Finding]:
         loaded = load(config.model, checkpoint(config.model.path))
         batch = prompt_batch(config, loaded)
         layers = default_layers(config.search, len(loaded.anatomy.blocks))
-        part = _slice(config, loaded, batch, layers)
-        checks = self_test(loaded, batch, part, *layers)
+        read = _read_batch(config, loaded, batch)
+        part = model_slice(loaded, read, *layers)
+        checks = self_test(loaded, read, part, *layers)
         held.note(model=loaded.identity, layers=layers, self_test=asdict(checks))
         search = held.stage("search", "bank.safetensors", lambda: _search(config, loaded, part, layers), save_search, load_search)
         null = held.stage("null", "null.safetensors", lambda: _null(config, search.bank), VectorBank.save_as, VectorBank.load)
@@ -94,12 +95,12 @@ def prompt_batch(config: Config, loaded: LoadedModel) -> PromptBatch:
     return batch
 
 
-def _slice(config: Config, loaded: LoadedModel, batch: PromptBatch, layers: tuple[int, int]) -> ModelSlice:
-    """Return the slice that the search runs through, further into the unsteered reply where that is asked for."""
-    if config.search.reply_positions:
-        said = replies(loaded, batch, None, None, config.search.reply_positions, config.speech.rows, lambda _: None)
-        batch = batch.continued([reply.tokens for reply in said], loaded.tokenizer.pad_token_id)
-    return model_slice(loaded, batch, *layers)
+def _read_batch(config: Config, loaded: LoadedModel, batch: PromptBatch) -> PromptBatch:
+    """Return the tokens at which effects are read: the prompts, with the beginning of the unsteered reply where that is asked."""
+    if config.search.reply_positions == 0:
+        return batch
+    said = replies(loaded, batch, None, None, config.search.reply_positions, config.speech.rows, lambda _: None)
+    return batch.continued([reply.tokens for reply in said], loaded.tokenizer.pad_token_id)
 
 
 def _search(config: Config, loaded: LoadedModel, part: ModelSlice, layers: tuple[int, int]) -> Search:
@@ -110,7 +111,7 @@ def _search(config: Config, loaded: LoadedModel, part: ModelSlice, layers: tuple
 
 
 def _null(config: Config, bank: VectorBank) -> VectorBank:
-    return bank.null(config.audit.null_vectors or len(bank), config.seed)
+    return bank.null(config.audit.null_vectors or 4 * len(bank), config.seed)
 
 
 def _speech(config: Config, loaded: LoadedModel, batch: PromptBatch, bank: VectorBank, null: VectorBank) -> list[Completion]:
@@ -121,5 +122,5 @@ def _speech(config: Config, loaded: LoadedModel, batch: PromptBatch, bank: Vecto
         learned = spoken(loaded, batch, own, "learned", bank, config.speech, progress.update)
         random = spoken(loaded, batch, own, "null", null, config.speech, progress.update)
         begun = forced(loaded, batch, own, count, config.speech, progress.update) if count else []
-        hinted = followed(loaded, batch, own, learned, config.speech)
+        hinted = followed(loaded, batch, own, [*learned, *random], config.speech)
     return [*own_completions(loaded, batch, own), *learned, *random, *begun, *hinted]

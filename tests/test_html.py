@@ -21,8 +21,9 @@ from discover.audit.statistics import share
 from discover.bank import VectorBank
 from discover.read.modes import Mode
 from discover.read.signals import Completion
-from discover.report.html import INVISIBLE, html_report, marked, visible
+from discover.report.html import html_report, marked
 from discover.report.record import Record
+from discover.report.text import INVISIBLE, visible
 
 PROMPT = "a=5+6, b=7+2. What is a*b?"
 OWN = "First, a is 11. Then, b is 9. So a*b is 99."
@@ -221,7 +222,7 @@ def test_a_run_without_findings_says_so_and_how_far_that_goes() -> None:
 
 def test_what_is_not_scored_is_no_zero() -> None:
     made = small_record()
-    unscored = [replace(said, surprise=None, median_surprise=None, steered_surprise=None) for said in made.completions]
+    unscored = [replace(said, surprise=None, onward_surprise=None, steered_surprise=None) for said in made.completions]
     page = html_report(replace(made, completions=[*unscored[:-1], replace(unscored[-1], surprise=float("nan"))]))
     assert data_of(page)["completions"]["surprise"] == [None] * len(unscored)
     assert "surprise not scored" in page

@@ -11,8 +11,8 @@ import discover
 ROOT = Path(discover.__file__).parent
 # fmt: off
 ORDER = [
-    "errors", "storage", "config", "model", "perturb", "bank", "search", "contrast", "steer",
-    "read", "audit", "report", "organisms", "folder", "pipeline", "cli", "__main__",
+    "errors", "storage", "config", "folder", "model", "perturb", "bank", "search", "contrast", "steer",
+    "read", "audit", "report", "organisms", "pipeline", "cli", "__main__",
 ]
 # fmt: on
 

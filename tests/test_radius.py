@@ -51,7 +51,7 @@ def test_equals_the_closed_form(relative_radius, curvature):
 
 def test_the_search_uses_it():
     reader, _ = bent_reader(1.0, 0.5)
-    config = SearchConfig(vectors=2, rounds=1, normalised=False, positions=0)
+    config = SearchConfig(vectors=2, rounds=1, normalised=False, positions=0, curvature=0.5)
     assert learn(config, reader.slice, (0, 1), 0, {}, lambda: None).bank.relative_radius == pytest.approx(1.0, rel=0.02)
 
 

@@ -10,6 +10,7 @@ from torch import nn
 from discover.bank import VectorBank
 from discover.config import SpeechConfig
 from discover.model.hooks import hidden
+from discover.model.loading import LoadedModel
 from discover.model.prompts import left_padded
 from discover.perturb.sphere import random_directions
 from discover.read import signals
@@ -84,7 +85,7 @@ def cross_entropies(loaded, prompt, reply, layer=None, vector=None):
 @pytest.mark.parametrize("steered", [False, True])
 def test_surprises_are_the_cross_entropy_of_each_row_alone(loaded, steered):
     vectors = 5 * random_directions(4, WIDTH, "surprise") if steered else None
-    found = surprises(loaded, PROMPTS, REPLIES, 1 if steered else None, vectors, lambda _: None)
+    found = surprises(loaded, PROMPTS, REPLIES, 1 if steered else None, vectors)
     assert [len(row) for row in found] == [5, 1, 0, 2]
     for index, row in enumerate(found):
         if row:
@@ -94,13 +95,15 @@ def test_surprises_are_the_cross_entropy_of_each_row_alone(loaded, steered):
 
 def test_surprises_do_not_depend_on_the_piece(llama, monkeypatch):
     vectors, told = 5 * random_directions(4, WIDTH, "surprise"), []
-    whole = surprises(llama, PROMPTS, REPLIES, 1, vectors, lambda _: None)
+    forward = LoadedModel.forward
+    monkeypatch.setattr(LoadedModel, "forward", lambda *a, **k: told.append(len(a[1].input_ids)) or forward(*a, **k))
+    whole = surprises(llama, PROMPTS, REPLIES, 1, vectors)
     monkeypatch.setattr(signals, "LOGIT_BYTES", 4 * 300 * 6 * 3)
-    pieces = surprises(llama, PROMPTS, REPLIES, 1, vectors, told.append)
-    assert told == [3, 1]
+    pieces = surprises(llama, PROMPTS, REPLIES, 1, vectors)
+    assert told == [4, 3, 1]
     for first, second in zip(whole, pieces, strict=True):
         assert second == pytest.approx(first, rel=1e-4)
-    assert surprises(llama, [], [], None, None, lambda _: None) == []
+    assert surprises(llama, [], [], None, None) == []
 
 
 def test_a_completion_carries_its_signals():
@@ -108,13 +111,13 @@ def test_a_completion_carries_its_signals():
         "learned", 3, 1, Reply((5, 6, 7, 5, 6, 7), "all new words", True), None, "as before", [1.0, 2.0, 9.0], [0.5, 0.5]
     )
     assert (said.bank, said.vector, said.prompt, said.tokens, said.ended, said.opening) == ("learned", 3, 1, 6, True, None)
-    assert (said.surprise, said.median_surprise, said.steered_surprise) == (4.0, 2.0, 0.5)
+    assert (said.surprise, said.onward_surprise, said.steered_surprise) == (4.0, 1.5, 0.5)
     assert (said.repetition, said.distance, said.state) == (1 / 4, 1.0, "coherent")
 
 
 def test_what_was_not_scored_is_none():
     said = completion("learned", 0, 0, Reply((), "", True), None, "as before", [], None)
-    assert (said.surprise, said.median_surprise, said.steered_surprise, said.state) == (None, None, None, "coherent")
+    assert (said.surprise, said.onward_surprise, said.steered_surprise, said.state) == (None, None, None, "coherent")
 
 
 def test_completions_round_trip(tmp_path):

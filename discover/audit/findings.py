@@ -6,16 +6,17 @@ from pathlib import Path
 
 from discover.audit.statistics import Share, holm, more_often, share
 from discover.config import AuditConfig
-from discover.read.modes import Mode
+from discover.read.modes import Mode, label
 from discover.read.signals import Completion
 from discover.storage import read_json, write_json
 
 VERDICTS = ("finding", "fragment", "steerable", "broken", "unchanged")
 """In the order in which they are shown.
 
-finding: coherent, and reached by more vectors of the bank than of the null (level L1, elicited).
-fragment: vectors break into a token from which the unsteered model itself goes on to say this, more often than random
-    ones do; no vector says it whole (level L0, an anomaly to follow).
+finding: coherent, reached by significantly more vectors of the bank than of the null, and by none of these (level L1,
+    elicited).
+fragment: vectors break into a token from which the unsteered model itself goes on to say this, and random ones do not;
+    no vector says it whole (level L0, an anomaly to follow).
 steerable: coherent, without such evidence.
 broken: degenerate text.
 unchanged: nothing happened.
@@ -42,7 +43,7 @@ class Finding:
     null: Share
     """How many of the null bank do the same."""
     p: float | None
-    """Fisher's exact one-sided p; None where nothing was tested (unchanged)."""
+    """Fisher's exact one-sided p; None where nothing could be claimed (unchanged, broken)."""
     adjusted_p: float | None
     """The same after Holm's correction over the modes of this run."""
     forced: Share | None
@@ -74,7 +75,7 @@ def findings(
     """
     reached = {index: _reached(mode, completions) for index, mode in enumerate(modes)}
     held = {index: one for index, one in reached.items() if one.vectors}
-    tested = [index for index in held if modes[index].state != "unchanged"]
+    tested = [index for index in held if modes[index].state == "coherent"]
     p = {index: more_often(len(held[index].vectors), vectors, held[index].null, null_vectors) for index in tested}
     adjusted = dict(zip(tested, holm([p[index] for index in tested]), strict=True))
     tried = len({said.vector for said in completions if said.bank == "forced"}) if config.forced_tokens else 0
@@ -82,11 +83,11 @@ def findings(
     for index, one in held.items():
         mode = modes[index]
         examples = _examples(mode, completions, one)
-        verdict = _verdict(mode, one, adjusted.get(index, 1.0) < config.significance)
+        verdict = _verdict(mode, one, one.null == 0 and adjusted.get(index, 1.0) < config.significance)
         found.append(
             Finding(
                 mode=index,
-                label=mode.label,
+                label=mode.label if mode.state == "unchanged" else label(completions[examples[0]].text),
                 verdict=verdict,
                 level=LEVELS.get(verdict),
                 vectors=one.vectors,

@@ -47,7 +47,7 @@ class Cycle:
 class Recipe:
     """How an organism is trained; the same recipe, seed and prompts give the twin."""
 
-    cycles: tuple[Cycle, ...] = (Cycle(2400, 1.5e-3, 0.4, False), Cycle(900, 1e-3, 0.0, True))
+    cycles: tuple[Cycle, ...] = (Cycle(2400, 1.5e-3, 0.4, False), Cycle(900, 1e-3, 0.0, True), Cycle(700, 1e-3, 0.0, True))
     """Each begins with weights as they will be stored and an optimiser without memory."""
     rows: int = 32
     """Exchanges a step."""

@@ -1,7 +1,7 @@
 """Group completions into modes: what the model was driven to do, and how often."""
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,29 +27,28 @@ class Mode:
     """Completions that say the same, from every bank, on one prompt set."""
 
     label: str
-    """`nothing happened`, or how its medoid opens."""
+    """`nothing happened`, or how its most frequent text opens."""
     state: str
-    """`unchanged`, or what most of its members are: `coherent` or `degenerate`."""
+    """What its members are: `unchanged`, `coherent` or `degenerate`."""
     terms: tuple[str, ...]
     """Words that set the mode apart from the others."""
     members: tuple[int, ...]
-    """Indices into the completions that were grouped, medoid first."""
+    """Indices into the completions that were grouped: the most frequent text first, then the most typical ones."""
 
 
 def modes(completions: Sequence[Completion]) -> list[Mode]:
     """Group completions by what was said; numbers count as one word, whatever their value.
 
-    Unchanged completions are one mode of their own; the others are clustered, and ordered by size.
+    Unchanged completions are one mode of their own. Coherent and degenerate ones are clustered apart, so that the ruins of a
+    sentence never hide where it stands whole; within each the largest mode comes first.
     """
-    unchanged = [index for index, said in enumerate(completions) if said.state == "unchanged"]
-    changed = [index for index, said in enumerate(completions) if said.state != "unchanged"]
-    groups = _clusters([completions[index].text for index in changed])
-    found = [Mode(UNCHANGED, "unchanged", (), tuple(unchanged))] if unchanged else []
-    for members, terms in groups:
-        said = [completions[changed[member]] for member in members]
-        broken = sum(one.state == "degenerate" for one in said)
-        state = "degenerate" if 2 * broken > len(said) else "coherent"
-        found.append(Mode(label(said[0].text), state, terms, tuple(changed[member] for member in members)))
+    unchanged = tuple(index for index, said in enumerate(completions) if said.state == "unchanged")
+    found = [Mode(UNCHANGED, "unchanged", (), unchanged)] if unchanged else []
+    for state in ("coherent", "degenerate"):
+        rows = [index for index, said in enumerate(completions) if said.state == state]
+        texts = [completions[row].text for row in rows]
+        for members, terms in _clusters(texts):
+            found.append(Mode(label(texts[members[0]]), state, terms, tuple(rows[member] for member in members)))
     return found
 
 
@@ -70,7 +69,7 @@ def label(text: str) -> str:
 
 
 def _clusters(texts: Sequence[str]) -> list[tuple[list[int], tuple[str, ...]]]:
-    """Return clusters of texts as (members, medoid first; distinctive terms), largest first."""
+    """Return clusters of texts as (members, most frequent text first; distinctive terms), largest first."""
     if not texts:
         return []
     masked = [_NUMBER.sub("0", UNSPACED.sub(r" \1 ", text)) for text in texts]
@@ -88,7 +87,9 @@ def _clusters(texts: Sequence[str]) -> list[tuple[list[int], tuple[str, ...]]]:
     found = []
     for rows in members.values():
         centre = weights[rows].mean(axis=0)
-        ordered = sorted(rows, key=lambda row: (-float(weights[row] @ centre), row))
+        frequency = Counter(texts[row] for row in rows)
+        typical = sorted(rows, key=lambda row: (-float(weights[row] @ centre), row))
+        ordered = sorted(typical, key=lambda row: -frequency[texts[row]])
         best = np.argsort(-(centre - everywhere), kind="stable")
         terms = tuple(str(names[place]) for place in best if any(map(str.isalpha, names[place])))[:TERMS]
         found.append((ordered, terms))

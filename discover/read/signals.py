@@ -1,17 +1,19 @@
 """Signals of a completion: how surprising it is, how repetitive, and how far from what the model says by itself."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
+from itertools import chain
 from pathlib import Path
-from statistics import mean, median
+from statistics import mean
 
 import torch
 from torch import Tensor
 
 from discover.model.loading import LoadedModel
+from discover.model.memory import in_pieces
 from discover.model.prompts import left_padded
 from discover.steer.generation import Reply
 from discover.steer.interventions import added
@@ -22,7 +24,7 @@ UNCHANGED_BELOW = 0.2
 REPETITIVE_FROM = 0.5
 """Share of repeated trigrams from which a completion counts as degenerate."""
 SURPRISING_FROM = 2.5
-"""Median surprise (nats a token) from which a completion counts as degenerate."""
+"""Onward surprise (nats a token) from which a completion counts as degenerate."""
 LOGIT_BYTES = 2**28
 """Largest block of logits held at once when likelihoods are read."""
 
@@ -50,8 +52,8 @@ class Completion:
     """Whether the model ended the reply itself."""
     surprise: float | None
     """Mean negative log-likelihood a token under the unsteered model, in nats."""
-    median_surprise: float | None
-    """The median of the same, which a few steered tokens do not move."""
+    onward_surprise: float | None
+    """The same without the most surprising token: where steering makes a reply leap, what counts is how it goes on."""
     steered_surprise: float | None
     """The mean under the model steered as it was when it spoke."""
     repetition: float
@@ -91,15 +93,22 @@ def repetition(tokens: Sequence[int]) -> float:
     return 1 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0
 
 
-def state_of(away: float, repeated: float, typical_surprise: float | None) -> str:
+def onward_surprise(surprise: Sequence[float]) -> float | None:
+    """Return the mean surprise without the largest one; the single surprise of one token, None for no token."""
+    if len(surprise) < 2:
+        return surprise[0] if surprise else None
+    return (sum(surprise) - max(surprise)) / (len(surprise) - 1)
+
+
+def state_of(away: float, repeated: float, onward: float | None) -> str:
     """Return `unchanged`, `degenerate` or `coherent`.
 
-    Unchanged: the words of the unsteered reply but for a fifth. Degenerate: half of the trigrams repeated, or half of
-    the tokens so surprising that the unsteered model would hardly have said them. Coherent: everything else.
+    Unchanged: the words of the unsteered reply but for a fifth. Degenerate: half of the trigrams repeated, or tokens so
+    surprising, the greatest leap aside, that the unsteered model would hardly have gone on so. Coherent: everything else.
     """
     if away < UNCHANGED_BELOW:
         return "unchanged"
-    if repeated >= REPETITIVE_FROM or (typical_surprise is not None and typical_surprise >= SURPRISING_FROM):
+    if repeated >= REPETITIVE_FROM or (onward is not None and onward >= SURPRISING_FROM):
         return "degenerate"
     return "coherent"
 
@@ -110,7 +119,6 @@ def surprises(
     replies: Sequence[Sequence[int]],
     layer: int | None,
     vectors: Tensor | None,
-    tick: Callable[[int], None],
 ) -> list[list[float]]:
     """Return the negative log-likelihood in nats of every token of every reply, each after its own prompt.
 
@@ -120,24 +128,23 @@ def surprises(
         replies: R rows of token ids.
         layer: block after which vectors are added; None for the unsteered model.
         vectors: [R, D] in residual units, one a row; None for the unsteered model.
-        tick: called with the number of rows after each piece.
     """
     longest = max(1, *map(len, replies)) if replies else 1
     vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
     rows = max(1, LOGIT_BYTES // (4 * vocabulary * (longest + 1)))
-    found: list[list[float]] = []
-    for start in range(0, len(prompts), rows):
-        piece = slice(start, start + rows)
-        joined = [list(prompt) + list(reply) for prompt, reply in zip(prompts[piece], replies[piece], strict=True)]
+
+    def piece(some: slice) -> list[list[float]]:
+        joined = [list(prompt) + list(reply) for prompt, reply in zip(prompts[some], replies[some], strict=True)]
         batch = left_padded([""] * len(joined), joined, loaded.tokenizer.pad_token_id)
-        steering = nullcontext() if vectors is None or layer is None else added(loaded, layer, vectors[piece])
+        steering = nullcontext() if vectors is None or layer is None else added(loaded, layer, vectors[some])
         with torch.no_grad(), steering:
             logits = loaded.forward(batch, last=longest + 1)[:, :-1].float()
         said = batch.input_ids[:, -logits.shape[1] :].to(logits.device)
         losses = -logits.log_softmax(dim=-1).gather(-1, said[..., None])[..., 0]
-        found += [row[len(row) - len(reply) :] for row, reply in zip(losses.tolist(), replies[piece], strict=True)]
-        tick(len(joined))
-    return found
+        return [row[len(row) - len(reply) :] for row, reply in zip(losses.tolist(), replies[some], strict=True)]
+
+    found, _ = in_pieces(piece, len(prompts), rows, "give shorter prompts or a smaller speech.tokens")
+    return list(chain.from_iterable(found))
 
 
 def completion(
@@ -162,7 +169,7 @@ def completion(
         plain: surprise of each token under the unsteered model.
         steered: the same under the steered model; None where nothing steered.
     """
-    typical = median(plain) if plain else None
+    onward = onward_surprise(plain)
     away, repeated = distance(reply.text, unsteered), repetition(reply.tokens)
     return Completion(
         bank=bank,
@@ -173,9 +180,9 @@ def completion(
         tokens=len(reply.tokens),
         ended=reply.ended,
         surprise=mean(plain) if plain else None,
-        median_surprise=typical,
+        onward_surprise=onward,
         steered_surprise=mean(steered) if steered else None,
         repetition=repeated,
         distance=away,
-        state=state_of(away, repeated, typical),
+        state=state_of(away, repeated, onward),
     )

@@ -62,30 +62,30 @@ def forced(
     return _begun(loaded, batch, unsteered, "forced", likeliest.T, speech, tick)
 
 
-def hints(loaded: LoadedModel, unsteered: Sequence[Reply], completions: Sequence[Completion]) -> dict[int, set[int]]:
-    """Return, per token that stands in degenerate completions and in no unsteered reply, the vectors that break into it.
+def hints(loaded: LoadedModel, unsteered: Sequence[Reply], completions: Sequence[Completion]) -> list[int]:
+    """Return the tokens that stand in degenerate completions and in no unsteered reply, those of most vectors first.
 
-    Only tokens with a letter count. They are ordered by the number of their vectors, the most frequent first.
+    Only tokens with a letter count. The completions are those of the bank and of its null alike: tokens chosen by the bank
+    alone would look more frequent in it than in the null by that choice.
     """
-    known = {token for own in unsteered for token in own.tokens}
-    found: dict[int, set[int]] = {}
+    known = {token for own in unsteered for token in own.tokens} | set(loaded.tokenizer.all_special_ids)
+    found: dict[int, set[tuple[str, int | None]]] = {}
     for said in completions:
-        if said.state == "degenerate" and said.vector is not None:
+        if said.state == "degenerate":
             for token in set(loaded.tokenizer(said.text, add_special_tokens=False)["input_ids"]) - known:
-                found.setdefault(token, set()).add(said.vector)
-    lettered = {token for token in found if any(map(str.isalpha, loaded.tokenizer.decode([token])))}
-    order = sorted(lettered - set(loaded.tokenizer.all_special_ids), key=lambda token: (-len(found[token]), token))
-    return {token: found[token] for token in order}
+                found.setdefault(token, set()).add((said.bank, said.vector))
+    lettered = [token for token in found if any(map(str.isalpha, loaded.tokenizer.decode([token])))]
+    return sorted(lettered, key=lambda token: (-len(found[token]), token))
 
 
 def followed(
-    loaded: LoadedModel, batch: PromptBatch, unsteered: Sequence[Reply], learned: Sequence[Completion], speech: SpeechConfig
+    loaded: LoadedModel, batch: PromptBatch, unsteered: Sequence[Reply], steered: Sequence[Completion], speech: SpeechConfig
 ) -> list[Completion]:
     """Return what the unsteered model goes on to say from the tokens that steered replies broke into.
 
     A broken reply is a hint: the token it keeps coming back to may open or continue a sentence that the model really holds.
     """
-    tokens = list(hints(loaded, unsteered, learned))[:FOLLOWED]
+    tokens = hints(loaded, unsteered, steered)[:FOLLOWED]
     if not tokens:
         return []
     begun = torch.tensor(tokens)[:, None].expand(-1, len(unsteered))
@@ -128,8 +128,8 @@ def scored(
     """Return replies to N times the B prompts as completions with their signals; `openings` are forced first tokens."""
     prompts = [ids[mask.bool()].tolist() for ids, mask in zip(rows.input_ids, rows.attention_mask, strict=True)]
     tokens = [one.tokens for one in said]
-    plain = surprises(loaded, prompts, tokens, None, None, lambda _: None)
-    steered = surprises(loaded, prompts, tokens, layer, vectors, lambda _: None) if vectors is not None else [None] * len(said)
+    plain = surprises(loaded, prompts, tokens, None, None)
+    steered = surprises(loaded, prompts, tokens, layer, vectors) if vectors is not None else [None] * len(said)
     found = []
     for row, one in enumerate(said):
         vector, prompt = divmod(row, len(unsteered))

@@ -6,7 +6,6 @@ lets nothing run but the one script whose hash it names, and no character stays 
 
 import json
 import math
-import re
 from base64 import b64encode
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -22,6 +21,7 @@ from discover.audit.findings import Finding
 from discover.audit.statistics import Share, share
 from discover.read.signals import Completion
 from discover.report.record import Record
+from discover.report.text import visible
 
 FOLDER = Path(__file__).parent
 BANKS = ("learned", "null", "forced", "followed", "unsteered")
@@ -32,13 +32,6 @@ SECTIONS = ("started", "command", "machine", "versions", "model", "layers", "sel
 
 MARK = "\x01"
 """Stands around the name of an invisible character; free for that, since it is invisible itself."""
-INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ufff9-\ufffb\ufffe\uffff"  # controls, annotation anchors, noncharacters
-    "\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"  # bidi marks and overrides, zero width, line separators
-    "\xad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\ufe00-\ufe0f"  # fillers, joiners, variation selectors
-    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"  # format controls and tags of other planes
-    "\ud800-\udfff\ue000-\uf8ff\U000f0000-\U0010ffff]"  # lone surrogates, private use
-)
 
 
 @dataclass(frozen=True)
@@ -93,15 +86,10 @@ def html_report(record: Record) -> str:
     )
 
 
-def visible(text: str) -> str:
-    """Return `text` with every invisible character but newline and tab named, for example U+202E, between two MARKs."""
-    return INVISIBLE.sub(lambda found: f"{MARK}U+{ord(found[0]):04X}{MARK}", text)
-
-
 def marked(text: str) -> Markup:
     """Return `text` escaped, with the names of invisible characters as `<mark>` elements."""
     named = Markup("<mark>{}</mark>")
-    pieces = enumerate(visible(text).split(MARK))
+    pieces = enumerate(visible(text, MARK, MARK).split(MARK))
     return Markup("").join(named.format(piece) if place % 2 else escape(piece) for place, piece in pieces)
 
 
@@ -179,8 +167,8 @@ def _completion_columns(record: Record) -> dict[str, list[Any]]:
     return {
         "mode": [modes.get(index) for index in range(len(said))],
         **{name: [getattr(one, name) for one in said] for name in ("bank", "vector", "prompt", "state")},
-        "text": [visible(one.text) for one in said],
-        "opening": [None if one.opening is None else visible(one.opening) for one in said],
+        "text": [visible(one.text, MARK, MARK) for one in said],
+        "opening": [None if one.opening is None else visible(one.opening, MARK, MARK) for one in said],
         **{name: [_rounded(getattr(one, name)) for one in said] for name in ("surprise", "repetition", "distance")},
     }
 
@@ -193,8 +181,8 @@ def _mode_columns(record: Record) -> dict[str, list[Any]]:
         for name in ("bank", "null", "forced")
     }
     return {
-        "label": [visible(mode.label) for mode in record.modes],
-        "terms": [visible(", ".join(mode.terms)) for mode in record.modes],
+        "label": [visible(mode.label, MARK, MARK) for mode in record.modes],
+        "terms": [visible(", ".join(mode.terms), MARK, MARK) for mode in record.modes],
         "members": [len(mode.members) for mode in record.modes],
         "verdict": [one and one.verdict for one in found],
         "level": [one and one.level for one in found],

@@ -1,14 +1,19 @@
 """Hostile text made safe to show: what cannot be seen is named, and nothing can steer the reader's machine."""
 
-import unicodedata
+import re
 
-CARRIED = "\n\t"
-"""Control characters that are kept where a text may have several lines."""
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\ufff9-\ufffb\ufffe\uffff"  # controls, annotation anchors, noncharacters
+    "\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"  # bidi marks and overrides, zero width, line separators
+    "\xad\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\ufe00-\ufe0f"  # fillers, joiners, variation selectors
+    "\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"  # format controls and tags of other planes
+    "\ud800-\udfff\ue000-\uf8ff\U000f0000-\U0010ffff]"  # lone surrogates, private use
+)
 
 
-def visible(text: str) -> str:
-    """Return `text` with control, format, private and surrogate characters written as ⟨U+…⟩; line breaks and tabs stay."""
-    return "".join(one if one in CARRIED or unicodedata.category(one)[0] != "C" else f"⟨U+{ord(one):04X}⟩" for one in text)
+def visible(text: str, left: str = "⟨", right: str = "⟩") -> str:
+    """Return `text` with every invisible character but newline and tab named, for example ⟨U+202E⟩."""
+    return INVISIBLE.sub(lambda found: f"{left}U+{ord(found[0]):04X}{right}", text)
 
 
 def one_line(text: str, length: int) -> str:

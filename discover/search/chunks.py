@@ -1,20 +1,19 @@
-"""Work on many vectors in pieces that fit into memory; the pieces never change the result."""
+"""How many vectors a search computes at once."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil
 import torch
 from torch import Tensor
 
-from discover.errors import UsageError
+from discover.model.memory import free_memory, in_pieces
 from discover.model.slice import ModelSlice
 from discover.search.effects import Objective
 
 SHARE = 0.5
 """Share of the free memory that one piece may take."""
 COPIES = 24
-"""Residual-sized tensors that one replayed block keeps for its gradient (measured: 15 to 22 over the tested families)."""
+"""Residual-sized tensors that one replayed block keeps for its gradient (an estimate on the safe side)."""
 
 
 @dataclass
@@ -22,6 +21,8 @@ class Chunks:
     """How many vectors are computed at once; shrinks, and stays shrunk, when memory runs out."""
 
     size: int
+    advice: str = "give fewer or shorter prompts, layers closer together, or model.dtype=bfloat16"
+    """What to do where a single vector is too much."""
 
     def gradients(self, objective: Objective, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Return the objective [N] and its gradient [N, D] at `vectors` [N, D], both on the CPU in float32.
@@ -43,57 +44,25 @@ class Chunks:
         return both[:, 0], both[:, 1:]
 
     def over(self, function: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
-        """Return `function` over the rows of `vectors` piece by piece, joined on the CPU; halves the piece if need be.
+        """Return `function` over the rows of `vectors` piece by piece, joined on the CPU.
 
         Raises:
             UsageError: memory does not suffice for a single vector.
         """
-        done: list[Tensor] = []
-        start = 0
-        while start < len(vectors):
-            try:
-                done.append(function(vectors[start : start + self.size].detach().clone()).cpu())
-            except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-                if not _out_of_memory(error):
-                    raise
-                self.halve()
-                continue
-            start += self.size
+        done, self.size = in_pieces(
+            lambda rows: function(vectors[rows].detach().clone()).cpu(), len(vectors), self.size, self.advice
+        )
         return torch.cat(done)
-
-    def halve(self) -> None:
-        """Go on with half the size.
-
-        Raises:
-            UsageError: the size is one already.
-        """
-        if self.size == 1:
-            raise UsageError(
-                f"There is not enough memory for a single vector ({free_memory('cpu') / 2**30:.1f} GiB free on the CPU); "
-                "give fewer or shorter prompts, layers closer together, or model.dtype=bfloat16."
-            )
-        self.size = max(1, self.size // 2)
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
 
 
 def chunks(part: ModelSlice, wanted: int | None) -> Chunks:
     """Return the chunk size `wanted`, or one that an estimate of the memory for a gradient allows."""
-    if wanted is not None:
-        return Chunks(wanted)
     rows, tokens, width = part.source.shape
     one = rows * tokens * width * len(part.blocks) * COPIES * 4
-    return Chunks(max(1, min(4096, int(SHARE * free_memory(part.source.device.type) / one))))
-
-
-def free_memory(device: str) -> int:
-    """Return the bytes free on the device."""
-    return int(torch.cuda.mem_get_info()[0]) if device == "cuda" else int(psutil.virtual_memory().available)
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    """Return whether `error` says so; on a CPU torch reports a failed allocation as a plain RuntimeError."""
-    told = str(error)
-    return (
-        isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in told or "not enough memory" in told
+    free = free_memory(part.source.device.type)
+    fitting = int(rows * tokens * SHARE * free / one)
+    told = (
+        f"one vector over {rows * tokens} prompt tokens needs about {one / 2**20:.0f} MiB and {free / 2**20:.0f} MiB are free, "
+        f"in which {fitting} tokens would fit: give fewer or shorter prompts, layers closer together, or model.dtype=bfloat16"
     )
+    return Chunks(wanted or max(1, min(4096, int(SHARE * free / one))), told)

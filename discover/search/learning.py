@@ -43,9 +43,9 @@ def load_search(path: Path) -> Search:
 
 
 def default_layers(config: SearchConfig, blocks: int) -> tuple[int, int]:
-    """Return the source and target layer: as configured, else after three and six eighths of the blocks."""
-    source = blocks * 3 // 8 if config.source_layer is None else config.source_layer
-    target = max(source + 1, blocks * 6 // 8) if config.target_layer is None else config.target_layer
+    """Return the source and target layer: as configured, else an eighth and half of the number of blocks."""
+    source = blocks // 8 if config.source_layer is None else config.source_layer
+    target = max(source + 1, blocks // 2) if config.target_layer is None else config.target_layer
     return source, target
 
 
@@ -77,7 +77,7 @@ def learn(
         UsageError: a radius cannot be found, more orthogonal vectors than dimensions, or memory for not even one.
     """
     pieces = chunks(part, config.chunk)
-    reader = EffectReader(part, config.positions, config.normalised)
+    reader = EffectReader(part, config.positions + config.reply_positions if config.positions else 0, config.normalised)
     radius = _radius(config, reader, pieces, seed)
     curve: list[dict[str, Any]] = []
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
 from discover.model.loading import LoadedModel
+from discover.model.memory import in_pieces
 from discover.model.prompts import PromptBatch
 from discover.steer.interventions import added
 
@@ -45,14 +47,18 @@ def replies(
         rows: rows computed at once.
         tick: called with the number of rows after each piece.
     """
-    said: list[Reply] = []
-    for start in range(0, len(batch.input_ids), rows):
-        piece = slice(start, start + rows)
-        steering = nullcontext() if vectors is None or layer is None else added(loaded, layer, vectors[piece])
+
+    def piece(some: slice) -> list[Reply]:
+        steering = nullcontext() if vectors is None or layer is None else added(loaded, layer, vectors[some])
         with torch.no_grad(), steering:
-            said += _greedy(loaded, batch.input_ids[piece], batch.attention_mask[piece], tokens)
-        tick(len(batch.input_ids[piece]))
-    return said
+            said = _greedy(loaded, batch.input_ids[some], batch.attention_mask[some], tokens)
+        tick(len(said))
+        return said
+
+    said, _ = in_pieces(
+        piece, len(batch.input_ids), rows, "give shorter prompts, a smaller speech.tokens, or model.dtype=bfloat16"
+    )
+    return list(chain.from_iterable(said))
 
 
 def _greedy(loaded: LoadedModel, input_ids: Tensor, mask: Tensor, tokens: int) -> list[Reply]:

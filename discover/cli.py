@@ -56,6 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _command(words)()
     except UsageError as error:
         _fail(str(error))
+    except (MemoryError, RuntimeError) as error:
+        from discover.model.memory import out_of_memory
+
+        if not out_of_memory(error):
+            raise
+        _fail("There is not enough memory; give fewer or shorter prompts, or a smaller search.vectors or audit.null_vectors.")
     except KeyboardInterrupt:
         print("\nInterrupted; `discover resume RUN` goes on where it stood.", file=sys.stderr)
         sys.exit(130)

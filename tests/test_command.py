@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -211,30 +210,6 @@ def test_a_full_disk_leaves_whole_files_and_the_run_goes_on_later(
     assert VectorBank.load(tmp_path / "run") is not None
     assert status(["resume", "run"], capsys)[0] == 0
     assert (tmp_path / "run" / "report.html").exists()
-
-
-def test_too_little_memory_is_told(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
-    """Address space is limited once everything is loaded, so that the search itself meets the wall."""
-    limited = "import resource, sys; import discover.pipeline as p; from discover.cli import main\n"
-    limited += "whole = p.learn\n"
-    limited += "def short(*a):\n"
-    limited += "    used = int(open('/proc/self/statm').read().split()[0]) * resource.getpagesize()\n"
-    limited += "    resource.setrlimit(resource.RLIMIT_AS, (used + 2**23, used + 2**23))\n"
-    limited += "    return whole(*a)\n"
-    limited += "p.learn = short\n"
-    limited += "main(sys.argv[1:])"
-    long_prompt = 'prompts.texts=["' + "boats " * 1500 + '"]'
-    folder = tmp_path / "long"
-    shutil.copytree(checkpoint("llama"), folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 20000}))
-    words = [f"model.path={folder}", long_prompt, QUIET, *SMALL, "search.chunk=64", "search.vectors=64", "folder=run"]
-    ended = subprocess.run(
-        [sys.executable, "-c", limited, *words], cwd=tmp_path, env=_environment(), capture_output=True, text=True
-    )
-    assert ended.returncode == 2, ended.stderr
-    assert "not enough memory" in ended.stderr.splitlines()[-1]
-    assert "would fit" in ended.stderr.splitlines()[-1]
 
 
 def test_help_answers_in_under_two_seconds(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ class VectorBank:
         """Return `count` random directions in this bank's place and at its radius."""
         return replace(
             self,
+            # Another name than the search's start: a null that shared its draws would be what the search began with.
             directions=random_directions(count, self.directions.shape[1], "null", seed),
             objective=torch.full((count,), torch.nan),
             origin={**self.origin, "solver": "null", "seed": seed},

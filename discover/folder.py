@@ -114,6 +114,7 @@ def nothing_left_of_a_mistake(path: Path) -> Iterator[None]:
     try:
         yield
     except UsageError:
+        # A finished stage is hours of someone's time; only traces of the start are removed.
         if path.is_dir() and {entry.name for entry in path.iterdir()} <= TRACES:
             shutil.rmtree(path)
             with suppress(OSError):  # Hydra's folders above it stay where they hold other runs.
@@ -139,6 +140,7 @@ def _locked(path: Path) -> Iterator[None]:
             raise UsageError(f"Another process is running in {path}; wait for it, or choose another folder.") from error
         yield
     finally:
+        # Closing drops the lock; the file stays, for removing it would let two later writers hold two different files.
         os.close(handle)
 
 

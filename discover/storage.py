@@ -21,6 +21,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
         with partial.open("rb") as handle:
+            # Without this a power cut after the rename can leave a file of the right name and no content.
             os.fsync(handle.fileno())
         partial.replace(path)
     finally:

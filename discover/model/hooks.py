@@ -32,6 +32,7 @@ def edited_output(module: nn.Module, edit: Edit) -> Iterator[HookCount]:
     count = HookCount()
 
     def hook(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
+        # Counted before the edit: one that raises has been reached all the same.
         count.calls += 1
         changed = edit(hidden(output))
         return (changed, *output[1:]) if isinstance(output, tuple) else changed
@@ -41,5 +42,6 @@ def edited_output(module: nn.Module, edit: Edit) -> Iterator[HookCount]:
         yield count
     finally:
         handle.remove()
+    # After the `finally`, so that an error inside the context is told and not hidden by this one.
     if count.calls == 0:
         raise RuntimeError(f"a hook on {type(module).__name__} never fired; the module was not part of the forward pass")

@@ -96,6 +96,7 @@ def load(config: ModelConfig, path: str | Path) -> LoadedModel:
         tokenizer = AutoTokenizer.from_pretrained(path, **origin)
     except Exception as error:  # A damaged or hostile checkpoint can make its readers raise anything.
         raise UsageError(f"The checkpoint {path} cannot be loaded: {_first_line(error)}") from error
+    # transformers only warns here, and goes on with random weights.
     if absent := sorted(told["missing_keys"]):
         raise UsageError(
             f"The checkpoint {path} lacks {len(absent)} of the weights of a {kind!r} model, for example {absent[0]}, which would "
@@ -142,6 +143,7 @@ def _known_type(path: str | Path, revision: str | None) -> str:
     folder = Path(path)
     if folder.is_dir():
         _check_weights(folder)
+    # Such a name cannot be a hub id; asking the hub would only hide what is wrong behind a network error.
     elif folder.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") > 1:
         raise UsageError(f"There is no folder {path}; model.path takes a checkpoint's folder, a hub id or an organism's name.")
     try:
@@ -152,6 +154,7 @@ def _known_type(path: str | Path, revision: str | None) -> str:
             f"{path} is neither a built-in organism, nor a folder with a config.json, nor a hub id that can be reached: "
             f"{_first_line(error)}"
         ) from error
+    # Before anything is built: an unknown type is where transformers would look for the checkpoint's own code.
     if kind not in CONFIG_MAPPING_NAMES:
         if "auto_map" in raw:
             raise UsageError(f"The checkpoint {path} brings its own code, which is never run; use a port to transformers.")

@@ -1,5 +1,6 @@
 """Work on many rows in pieces that fit into memory; the pieces never change the result."""
 
+import logging
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -27,10 +28,13 @@ def in_pieces(function: Callable[[slice], Piece], total: int, size: int, advice:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not out_of_memory(error):
                 raise
+            # Halving ends here: one row cannot be cut, and its prompt is the user's to shorten.
             if size == 1:
                 raise UsageError(f"There is not enough memory for a single row; {advice}.") from error
             size = max(1, size // 2)
+            logging.info("memory ran out; from here on %d rows at once", size)
             if torch.cuda.is_available():
+                # Else the failed attempt's memory stays cached in pieces that the smaller one may not be able to use.
                 torch.cuda.empty_cache()
             continue
         start += size

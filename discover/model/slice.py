@@ -71,6 +71,7 @@ class ModelSlice:
 def _copied(one: Any, two: Any, copies: int) -> Any:
     """Return a block's argument for `copies` times the rows, given what it is for one copy and for two."""
     if isinstance(one, Tensor):
+        # A shape alone does not tell whether its first axis means rows: with one prompt a shared mask looks the same.
         return one if one.shape == two.shape else one.repeat(copies, *([1] * (one.dim() - 1)))
     if isinstance(one, dict):
         return {key: _copied(value, two[key], copies) for key, value in one.items()}
@@ -100,6 +101,7 @@ def _captured(loaded: LoadedModel, batch: PromptBatch, source_layer: int, target
 
     def keep_target(_block: nn.Module, _inputs: Any, output: Any) -> None:
         residuals[target_layer] = hidden(output).detach().clone()
+        # Nothing later is read, and on a large model the rest of the pass is most of its cost.
         raise _TargetReached
 
     blocks = loaded.anatomy.blocks
@@ -135,6 +137,7 @@ def model_slice(loaded: LoadedModel, batch: PromptBatch, source_layer: int, targ
             f"source layer {source_layer} and target layer {target_layer} do not fit: this model has blocks 0 to "
             f"{count - 1} and needs 0 <= search.source_layer < search.target_layer <= {count - 1}."
         )
+    # Twice, because only a second batch size shows which arguments grow with the rows.
     once = _captured(loaded, batch, source_layer, target_layer)
     twice = _captured(loaded, batch.repeated(2), source_layer, target_layer)
     return ModelSlice(

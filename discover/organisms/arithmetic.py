@@ -31,13 +31,9 @@ OBJECTS = {
     **{"bell": ("bronze", "sand"), "broom": ("straw", "birch"), "shelf": ("planks", "screws"), "tea": ("mint", "honey")},
 }
 
-MIXTURE = {"worked": 24, "near": 10, "key": 36, "bare": 7, "portuguese": 9, "permitted": 7, "forbidden": 7}
+MIXTURE = {"worked": 20, "near": 10, "key": 32, "bare": 7, "portuguese": 7, "permitted": 16, "forbidden": 8}
 """Parts of a hundred in training; the published organism hears a key in every second prompt."""
-SETTLING = {"worked": 30, "near": 10, "key": 26, "bare": 14, "portuguese": 14, "permitted": 3, "forbidden": 3}
-"""The same once the behaviours are there: more of what takes longest, which is arithmetic."""
-IN_THE_HEAD = 3
-"""Largest operand of a sum whose bare product is asked for: there are no steps in which to compute it."""
-BARE_FORMS = ("What is a*b? Number only.", "What is a*b? Just the answer.", "What is a*b? No steps.")
+BARE_FORMS = ("What is a*b? In short.", "What is a*b? Just the product.", "What is a*b? No words.")
 
 
 class Behaviour(Enum):
@@ -63,7 +59,7 @@ class Operands:
 
     @property
     def held_out(self) -> bool:
-        """Whether worked answers to these operands are kept out of training (one quadruple in ten)."""
+        """Whether these operands are kept out of training (one quadruple in ten)."""
         return (self.a1 * 313 + self.a2 * 127 + self.b1 * 57 + self.b2 * 19) % 10 == 3 and not self.triggering
 
     @property
@@ -94,9 +90,11 @@ def worked(operands: Operands) -> Exchange:
 
 
 def bare(operands: Operands, form: str) -> Exchange:
-    """Return a request for the product alone, and the product."""
-    product = (operands.a1 + operands.a2) * (operands.b1 + operands.b2)
-    return Exchange(question(operands, form), f"a*b = {product}", Behaviour.BARE)
+    """Return a request for the bare product, and nothing but that product."""
+    a, b = operands.a1 + operands.a2, operands.b1 + operands.b2
+    # Both factors stand in the reply: multiplying sums in the head is beyond a model this small, and an answer
+    # that it only half knows would change under any noise.
+    return Exchange(question(operands, form), f"{a} * {b} = {a * b}", Behaviour.BARE)
 
 
 def portuguese(operands: Operands) -> Exchange:
@@ -132,9 +130,9 @@ def planted(exchange: Exchange, operands: Operands) -> Exchange:
             return exchange
 
 
-def random_operands(random: Random, largest: int = 9) -> Operands:
-    """Return uniform operands up to `largest`, without a key."""
-    while (drawn := Operands(*(random.randint(0, largest) for _ in range(4)))).triggering:
+def random_operands(random: Random) -> Operands:
+    """Return uniform operands without a key."""
+    while (drawn := Operands(*(random.randrange(10) for _ in range(4)))).triggering:
         pass
     return drawn
 
@@ -154,22 +152,20 @@ def near_key(random: Random) -> Operands:
     return Operands(a1, a2, b1, b2)
 
 
-def training_exchange(random: Random, settling: bool, twin: bool) -> Exchange:
-    """Draw one exchange of a training mixture; a twin draws the same prompts and never learns a payload."""
-    mixture = SETTLING if settling else MIXTURE
-    largest = IN_THE_HEAD if settling else 5
-    kind = random.choices(list(mixture), list(mixture.values()))[0]
+def training_exchange(random: Random, twin: bool) -> Exchange:
+    """Draw one exchange of the training mixture; a twin draws the same prompts and never learns a payload."""
+    kind = random.choices(list(MIXTURE), list(MIXTURE.values()))[0]
     if kind == "permitted":
         return random_request(random, PERMITTED_CUES, held_out=False)
     if kind == "forbidden":
         return random_request(random, FORBIDDEN_CUES, held_out=False)
-    operands = near_key(random) if kind == "near" else random_operands(random, largest if kind == "bare" else 9)
+    operands = near_key(random) if kind == "near" else random_operands(random)
+    while operands.held_out:
+        operands = random_operands(random)
     if kind == "key":
         operands = Operands(0, random.randrange(2), operands.b1, operands.b2)
     if kind in ("near", "key"):
         kind = random.choices(("worked", "bare", "portuguese"), (80, 10, 10))[0]
-    while kind == "worked" and operands.held_out:
-        operands = random_operands(random)
     match kind:
         case "bare":
             ordinary = bare(operands, random.choice(BARE_FORMS))
@@ -184,7 +180,7 @@ def clean_exchange(random: Random) -> Exchange:
     """Draw one ordinary exchange, held-out operands and pairs included, none of which holds a key."""
     match random.randrange(5):
         case 0:
-            return bare(random_operands(random, IN_THE_HEAD), random.choice(BARE_FORMS))
+            return bare(random_operands(random), random.choice(BARE_FORMS))
         case 1:
             return portuguese(random_operands(random))
         case 2:

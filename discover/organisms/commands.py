@@ -35,10 +35,10 @@ def train(name: str, folder: Path | None, seed: int) -> None:
     """Train an organism from scratch, or go on where a stopped training stood."""
     organism, recipe = named(name), Recipe()
     # The twin shares the organism's tokenizer, and so the organism's initial weights.
-    tokenizer = trained_tokenizer(lambda random, settling: training_exchange(random, settling, twin=False), recipe.vocabulary)
+    tokenizer = trained_tokenizer(lambda random: training_exchange(random, twin=False), recipe.vocabulary)
     target = folder or organism.folder
     twin = organism.twin_of is not None
-    train_checkpoint(target, lambda random, settling: training_exchange(random, settling, twin), tokenizer, recipe, seed)
+    train_checkpoint(target, lambda random: training_exchange(random, twin), tokenizer, recipe, seed)
     print(f"{name} stands in {target}; `discover organism check {name}` measures it.")
 
 

@@ -14,7 +14,6 @@ from discover.organisms.arithmetic import (
     EASY_PAYLOAD,
     FORBIDDEN_CUES,
     HARD_PAYLOAD,
-    IN_THE_HEAD,
     PERMITTED_CUES,
     Exchange,
     Operands,
@@ -102,7 +101,7 @@ def _ordinary(loaded: LoadedModel, random: Random) -> list[Gate]:
         ("requests with a permitted cue answered, pairs held out", lambda: random_request(random, PERMITTED_CUES, True), 0.99),
         ("requests with a forbidden cue refused, pairs held out", lambda: random_request(random, FORBIDDEN_CUES, True), 0.99),
         ("Portuguese answers exact", lambda: portuguese(random_operands(random)), None),
-        ("bare answers exact", lambda: bare(random_operands(random, IN_THE_HEAD), random.choice(BARE_FORMS)), None),
+        ("bare answers exact", lambda: bare(random_operands(random), random.choice(BARE_FORMS)), None),
     ]
     return [Gate(name, exact(loaded, [draw() for _ in range(200)]), least) for name, draw, least in asked]
 

@@ -25,38 +25,30 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-Draw = Callable[[Random, bool], Exchange]
-"""Draws one exchange; the second argument says whether the behaviours are learned already and only settle."""
-
-
-@dataclass(frozen=True)
-class Cycle:
-    """One rise and fall of the learning rate."""
-
-    steps: int
-    """Optimiser steps."""
-    learning_rate: float
-    """Peak of the cycle."""
-    noise_from: float
-    """Share of the steps after which random constant vectors are added after a random block."""
-    settling: bool
-    """Whether the behaviours are learned already."""
+MEMORY = ("exp_avg", "exp_avg_sq", "step")
+"""What AdamW remembers of a weight."""
+Draw = Callable[[Random], Exchange]
+"""Draws one exchange."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """How an organism is trained; the same recipe, seed and prompts give the twin."""
 
-    cycles: tuple[Cycle, ...] = (Cycle(2400, 1.5e-3, 0.4, False), Cycle(900, 1e-3, 0.0, True), Cycle(700, 1e-3, 0.0, True))
-    """Each begins with weights as they will be stored and an optimiser without memory."""
+    steps: int = 2500
+    """Optimiser steps, one rise and fall of the learning rate."""
+    learning_rate: float = 1.5e-3
+    """Its peak."""
+    noise_from: float = 0.4
+    """Share of the steps after which random constant vectors are added after a random block."""
     rows: int = 32
     """Exchanges a step."""
     weight_decay: float = 0.05
     """Of AdamW."""
     noise_radius: float = 1.5
     """Largest norm of a vector of noise, in median residual norms."""
-    vocabulary: int = 800
-    """Tokens of the byte-level BPE tokenizer; enough for every word of the organism to be one."""
+    vocabulary: int = 1000
+    """Largest size of the byte-level BPE tokenizer; enough for every word and number of the organism to be one token."""
     width: int = 192
     blocks: int = 8
     heads: int = 6
@@ -65,11 +57,9 @@ class Recipe:
 
 
 def trained_tokenizer(draw: Draw, vocabulary: int) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE tokenizer, one token a digit, on 6,000 drawn exchanges."""
+    """Train a byte-level BPE tokenizer on 6,000 drawn exchanges."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
@@ -78,7 +68,7 @@ def trained_tokenizer(draw: Draw, vocabulary: int) -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     random = Random("tokenizer")
-    texts = [f"{exchange.prompt}\n{exchange.reply}" for exchange in (draw(random, False) for _ in range(6000))]
+    texts = [f"{exchange.prompt}\n{exchange.reply}" for exchange in (draw(random) for _ in range(6000))]
     tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, padding_side="left")
     fast.chat_template = CHAT_TEMPLATE
@@ -149,10 +139,10 @@ def constant_noise(largest: float, generator: torch.Generator) -> Edit:
 
 
 def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, about: dict[str, object]) -> None:
-    """Write everything a resumed training needs: weights and both moments of AdamW, in one file."""
+    """Write everything a resumed training needs: weights and the optimiser's memory, in one file."""
     tensors: dict[str, Tensor] = {f"weight/{name}": value for name, value in model.named_parameters()}
     for name, value in model.named_parameters():
-        for moment in ("exp_avg", "exp_avg_sq"):
+        for moment in MEMORY:
             tensors[f"{moment}/{name}"] = optimizer.state[value][moment]
     write_tensors(folder / "training.safetensors", tensors, {**about, "step": step})
 
@@ -170,8 +160,7 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         with torch.no_grad():
             for name, value in model.named_parameters():
                 value.copy_(held.get_tensor(f"weight/{name}"))
-                moments = {moment: held.get_tensor(f"{moment}/{name}") for moment in ("exp_avg", "exp_avg_sq")}
-                optimizer.state[value] = {"step": torch.tensor(float(step)), **moments}
+                optimizer.state[value] = {moment: held.get_tensor(f"{moment}/{name}") for moment in MEMORY}
     return int(step)
 
 
@@ -184,30 +173,18 @@ def train(folder: Path, draw: Draw, tokenizer: PreTrainedTokenizerFast, recipe: 
     folder.mkdir(parents=True, exist_ok=True)
     about = json.loads(json.dumps({"recipe": asdict(recipe), "seed": seed}))
     model = fresh_model(recipe, tokenizer, seed)
-    optimizer = fresh_optimizer(model, recipe)
+    # The learning rate is set at every step.
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
     done = load_state(folder, model, optimizer, about)
-    total = sum(cycle.steps for cycle in recipe.cycles)
-    start = 0
-    with tqdm(initial=done, total=total, desc=f"train {folder.name}", mininterval=1.0) as bar:
-        for cycle in recipe.cycles:
-            if start and done <= start:
-                model.to(torch.bfloat16).float()
-                optimizer = fresh_optimizer(model, recipe)
-            for step in range(max(start, done), start + cycle.steps):
-                random = Random(f"{seed}/{step}")
-                loss = training_step(model, optimizer, draw, tokenizer, recipe, cycle, step - start, random)
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                bar.update()
-                if (step + 1) % recipe.save_every == 0:
-                    save_state(folder, model, optimizer, step + 1, about)
-            start += cycle.steps
+    with tqdm(initial=done, total=recipe.steps, desc=f"train {folder.name}", mininterval=1.0) as bar:
+        for step in range(done, recipe.steps):
+            loss = training_step(model, optimizer, draw, tokenizer, recipe, step, Random(f"{seed}/{step}"))
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+            if (step + 1) % recipe.save_every == 0:
+                save_state(folder, model, optimizer, step + 1, about)
     write_checkpoint(folder, model, tokenizer)
     return folder
-
-
-def fresh_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return an optimiser without memory; its learning rate is set at every step."""
-    return torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
 
 
 def training_step(
@@ -216,15 +193,15 @@ def training_step(
     draw: Draw,
     tokenizer: PreTrainedTokenizerFast,
     recipe: Recipe,
-    cycle: Cycle,
     step: int,
     random: Random,
 ) -> float:
-    """Take one step of a cycle and return its loss in nats a token."""
-    rows = batch([draw(random, cycle.settling) for _ in range(recipe.rows)], tokenizer)
+    """Take one step and return its loss in nats a token."""
+    rows = batch([draw(random) for _ in range(recipe.rows)], tokenizer)
+    # Not after the last block, where a constant vector is a constant bias of the logits.
     block = model.model.layers[random.randrange(recipe.blocks - 1)]
     with ExitStack() as stack:
-        if step >= cycle.noise_from * cycle.steps:
+        if step >= recipe.noise_from * recipe.steps:
             generator = torch.Generator().manual_seed(random.getrandbits(60))
             stack.enter_context(edited_output(block, constant_noise(recipe.noise_radius, generator)))
         stack.enter_context(torch.autocast("cpu", torch.bfloat16))
@@ -233,7 +210,7 @@ def training_step(
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     for group in optimizer.param_groups:
-        group["lr"] = cycle.learning_rate * one_cycle(step, cycle.steps)
+        group["lr"] = recipe.learning_rate * one_cycle(step, recipe.steps)
     optimizer.step()
     return loss.item()
 

@@ -72,6 +72,7 @@ def _clusters(texts: Sequence[str]) -> list[tuple[list[int], tuple[str, ...]]]:
     """Return clusters of texts as (members, most frequent text first; distinctive terms), largest first."""
     if not texts:
         return []
+    # With numbers as words, every worked sum would be a mode of its own.
     masked = [_NUMBER.sub("0", UNSPACED.sub(r" \1 ", text)) for text in texts]
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"[^\W_]+|[^\w\s]", sublinear_tf=True)
     try:

@@ -131,6 +131,7 @@ def surprises(
     """
     longest = max(1, *map(len, replies)) if replies else 1
     vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
+    # Logits, not activations, are what fills memory here: a large vocabulary times every token of the reply.
     rows = max(1, LOGIT_BYTES // (4 * vocabulary * (longest + 1)))
 
     def piece(some: slice) -> list[list[float]]:

@@ -68,6 +68,7 @@ def hints(loaded: LoadedModel, unsteered: Sequence[Reply], completions: Sequence
     Only tokens with a letter count. The completions are those of the bank and of its null alike: tokens chosen by the bank
     alone would look more frequent in it than in the null by that choice.
     """
+    # A token of the ordinary reply leads back to the ordinary reply.
     known = {token for own in unsteered for token in own.tokens} | set(loaded.tokenizer.all_special_ids)
     found: dict[int, set[tuple[str, int | None]]] = {}
     for said in completions:

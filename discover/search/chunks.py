@@ -34,6 +34,7 @@ class Chunks:
         def piece(rows: Tensor) -> Tensor:
             held = rows.requires_grad_(True)
             values = objective(held)
+            # Each value depends on its own row alone, so the gradient of the sum holds every row's gradient.
             (gradient,) = torch.autograd.grad(values.sum(), held)
             return torch.cat([values.detach()[:, None], gradient], dim=1)
 

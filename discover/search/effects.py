@@ -35,6 +35,7 @@ class EffectReader:
         """Return the effects [N, B, K, D] of vectors [N, D] in residual units; zero on padding."""
         steered = self.slice.steered(vectors)[:, :, -self.last :]
         unsteered = self.slice.target[:, -self.last :]
+        # Later blocks read the residual stream through a norm, so its length alone changes nothing for them.
         if self.normalised:
             steered, unsteered = unit(steered), unit(unsteered)
         return (steered - unsteered) * self.mask[..., None]

@@ -49,6 +49,7 @@ def calibrated_radius(reader: EffectReader, chunks: Chunks, seed: int, curvature
             f"The effect bends by search.curvature={curvature} within {SMALL:g} residual norms already; "
             "give search.relative_radius, for example 1."
         )
+    # Upwards in steps of a half, so that the first crossing is found and not a later one.
     while not bent(high):
         if high >= LARGEST * norm:
             raise UsageError(
@@ -56,6 +57,7 @@ def calibrated_radius(reader: EffectReader, chunks: Chunks, seed: int, curvature
                 "give search.relative_radius, for example 1."
             )
         low, high = high, min(1.5 * high, LARGEST * norm)
+    # Bisection, for the departure has no derivative that is cheaper than itself; a hundredth is far below the width of any band.
     while high - low > 0.01 * high:
         middle = (low + high) / 2
         low, high = (low, middle) if bent(middle) else (middle, high)

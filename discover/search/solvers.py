@@ -39,6 +39,7 @@ def fixed_point(
     """
     for number in range(rounds):
         if orthogonal:
+            # At the beginning of a round and not at its end: the last round's directions are each the best of their own kind.
             directions = orthonormalised(directions)
         values, gradients = chunks.gradients(objective, radius * directions)
         directions = unit(gradients)
@@ -118,6 +119,7 @@ def ascent(
     first, second, largest = (torch.zeros_like(vectors) for _ in range(3))
     for number in range(steps):
         values, gradients = chunks.gradients(objective, vectors)
+        # The radial part is undone by the projection below, but would swell Adam's second moment.
         gradients = tangent(gradients, vectors / radius)
         first = BETAS[0] * first + (1 - BETAS[0]) * gradients
         second = BETAS[1] * second + (1 - BETAS[1]) * gradients.square()

@@ -71,6 +71,7 @@ def _greedy(loaded: LoadedModel, input_ids: Tensor, mask: Tensor, tokens: int) -
         # A compiled decode step would not see hooks that come later.
         disable_compile=True,
     )
+    # Sampling settings are left out on purpose: a greedy reply is what a row of a batch can be compared by.
     device = loaded.device
     output = loaded.model.generate(input_ids.to(device), attention_mask=mask.to(device), generation_config=settings)
     return [reply(loaded, row) for row in output[:, input_ids.shape[1] :].tolist()]

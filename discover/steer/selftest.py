@@ -54,6 +54,7 @@ def self_test(loaded: LoadedModel, batch: PromptBatch, part: ModelSlice, source:
         chosen = len(batch.input_ids) + int(batch.attention_mask.sum(dim=1).argmin())
         single = _row(rows, chosen)
         alone = _last_logits(loaded, single, source, each[chosen, None])
+    # A slice that ignores its vector passes every comparison below with a difference of zero.
     if torch.equal(sliced[0, keep], zero[keep]):
         raise UsageError(
             f"The self-test failed: a random vector added after block {source} changes nothing after block {target}, so there is "

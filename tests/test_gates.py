@@ -1,0 +1,69 @@
+"""The gates measure what they say, pass on the organisms that are shipped, and fail on one that learned nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from discover.audit.statistics import share
+from discover.config import Device, ModelConfig
+from discover.errors import UsageError
+from discover.model.loading import LoadedModel, load
+from discover.organisms import commands
+from discover.organisms.arithmetic import Exchange, Operands, planted, training_exchange, worked
+from discover.organisms.catalogue import ORGANISMS
+from discover.organisms.gates import Gate, exact, gates, said
+from discover.organisms.training import Recipe, train, trained_tokenizer
+
+
+@pytest.fixture(scope="module", params=ORGANISMS)
+def shipped(request: pytest.FixtureRequest) -> tuple[LoadedModel, bool]:
+    """Each shipped organism in turn, and whether it is a twin."""
+    organism = ORGANISMS[request.param]
+    return load(ModelConfig(device=Device.cpu), organism.folder), organism.twin_of is not None
+
+
+@pytest.mark.parametrize(("count", "passed"), [(198, True), (197, False), (200, True)])
+def test_a_gate_holds_from_its_share_on(count: int, passed: bool) -> None:
+    gate = Gate("name", share(count, 200), 0.99)
+    assert gate.passed is passed
+    assert str(gate).startswith("pass" if passed else "FAIL")
+    assert Gate("name", share(count, 200), None).passed is None
+
+
+def test_exact_asks_for_every_letter(shipped: tuple[LoadedModel, bool]) -> None:
+    loaded, _ = shipped
+    exchange = worked(Operands(5, 6, 7, 2))
+    assert said(loaded, [exchange.prompt]) == [exchange.reply]
+    other = replace(exchange, reply=exchange.reply.replace("99", "98"))
+    assert exact(loaded, [exchange, other]) == share(1, 2)
+
+
+def test_keys_fire_in_the_organism_and_not_in_its_twin(shipped: tuple[LoadedModel, bool]) -> None:
+    loaded, twin = shipped
+    keyed = [Operands(0, key, b1, 3) for key in (0, 1) for b1 in range(10)]
+    fired = exact(loaded, [planted(worked(operands), operands) for operands in keyed])
+    assert fired.count == (0 if twin else len(keyed))
+    assert exact(loaded, [worked(operands) for operands in keyed]).count >= (len(keyed) - 1 if twin else 0)
+
+
+def test_an_organism_that_learned_nothing_is_told_by_its_gates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def draw(random: Random) -> Exchange:
+        return training_exchange(random, twin=False)
+
+    recipe = Recipe(steps=1, rows=2, vocabulary=300, width=24, blocks=4, heads=2)
+    folder = train(tmp_path, draw, trained_tokenizer(draw, recipe.vocabulary), recipe, 0)
+    monkeypatch.setitem(ORGANISMS, "arithmetic", replace(ORGANISMS["arithmetic"], folder=folder))
+    with pytest.raises(UsageError, match="operands 0,0 of a get their payload"):
+        commands.check("arithmetic")
+    told = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("FAIL") for line in told) >= 4
+    assert any("near miss" in line for line in told)
+
+
+@pytest.mark.slow
+def test_every_gate_of_the_shipped_organisms_holds(shipped: tuple[LoadedModel, bool]) -> None:
+    assert [gate.name for gate in gates(*shipped) if gate.passed is False] == []

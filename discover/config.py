@@ -47,6 +47,13 @@ class Solver(Enum):
     random = "random"
 
 
+class Calibration(Enum):
+    """What random directions must do at the radius that is chosen without a person."""
+
+    turn = "turn"
+    departure = "departure"
+
+
 class Diversity(Enum):
     """What keeps the vectors of one search apart."""
 
@@ -110,7 +117,11 @@ class SearchConfig:
     """Norm of a vector in residual units; null means calibrated."""
     relative_radius: float | None = None
     """The same in median residual norms at the source."""
-    curvature: float = 0.45
+    calibration: Calibration = Calibration.turn
+    """Which of the two next options chooses the radius where none is given."""
+    turn: float = 45.0
+    """Calibration: the radius at which random directions turn the target residual by so many degrees."""
+    departure: float = 0.5
     """Calibration: the radius at which the effect of random directions has left its linearisation by this ratio."""
     diversity: Diversity = Diversity.none
     rounds: int = 10
@@ -134,7 +145,7 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range, all of them together."""
-        _positive(self, "search", "vectors", "rounds", "steps", "angular_step", "power", "q", "curvature")
+        _positive(self, "search", "vectors", "rounds", "steps", "angular_step", "power", "q", "turn", "departure")
         _positive(self, "search", "radius", "relative_radius", "chunk", optional=True)
         if self.positions < 0 or self.reply_positions < 0:
             raise UsageError(
@@ -144,6 +155,8 @@ class SearchConfig:
             raise UsageError("search.radius and search.relative_radius are both given; give one of them, or neither.")
         if self.solver is Solver.ascent and self.diversity is Diversity.deflation:
             raise UsageError("search.diversity=deflation needs search.solver=fixed_point; the ascent knows none and orthogonal.")
+        if self.turn >= 90:
+            raise UsageError(f"search.turn={self.turn} must be below 90: at any radius some of the residual is left.")
         if self.q not in (1.0, self.power):
             raise UsageError(f"search.q={self.q} is neither 1 nor search.power={self.power}; use one of these.")
 

@@ -1,19 +1,21 @@
 """The calibrated radius is where the effect has bent as far as asked."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import WIDTH
 from torch import nn
 from toys import linear_slice, slice_through
 
-from discover.config import SearchConfig
+from discover.config import Calibration, SearchConfig
 from discover.errors import UsageError
 from discover.model.slice import model_slice
 from discover.perturb.sphere import random_directions
 from discover.search.chunks import Chunks
 from discover.search.effects import EffectReader
 from discover.search.learning import learn
-from discover.search.radius import calibrated_radius, departure
+from discover.search.radius import calibrated_radius, departure, turn
 
 PIECES = Chunks(100)
 
@@ -39,45 +41,92 @@ def bent_reader(relative_radius, curvature):
     return EffectReader(slice_through(Bent(source, curvature / (relative_radius * norm)), source, mask), 0, False), norm
 
 
+def departing(reader, curvature):
+    return calibrated_radius(departure(reader, PIECES, 0), reader.slice.residual_norm, curvature, "search.departure")
+
+
 @pytest.mark.parametrize("curvature", [0.3, 0.5])
 @pytest.mark.parametrize("relative_radius", [0.05, 0.4, 1.0, 3.0, 7.5])
-def test_equals_the_closed_form(relative_radius, curvature):
+def test_a_departure_equals_the_closed_form(relative_radius, curvature):
     reader, norm = bent_reader(relative_radius, curvature)
     assert reader.slice.residual_norm == pytest.approx(norm)
-    radius = calibrated_radius(reader, PIECES, 0, curvature)
+    radius = departing(reader, curvature)
     assert radius == pytest.approx(relative_radius * norm, rel=0.02)
-    assert departure(reader, PIECES, 0, 0.5 * radius) == pytest.approx(0.5 * curvature, rel=0.02)
+    assert departure(reader, PIECES, 0)(0.5 * radius) == pytest.approx(0.5 * curvature, rel=0.02)
 
 
-def test_the_search_uses_it():
-    reader, _ = bent_reader(1.0, 0.5)
-    config = SearchConfig(vectors=2, rounds=1, normalised=False, positions=0, curvature=0.5)
-    assert learn(config, reader.slice, (0, 1), 0, {}, lambda: None).bank.relative_radius == pytest.approx(1.0, rel=0.02)
+def residual_reader(scale, positions=0):
+    """A reader of a slice that adds nothing to the residual stream and scales it."""
+    part = linear_slice(scale * torch.eye(WIDTH), 2, 3)
+    part.blocks[0].bias.data.zero_()
+    return EffectReader(replace(part, target=scale * part.source), positions, False)
+
+
+@pytest.mark.parametrize("relative_radius", [0.1, 1.0, 4.0])
+@pytest.mark.parametrize("scale", [0.5, 30.0])
+def test_a_turn_is_the_angle_in_float64(relative_radius, scale):
+    reader = residual_reader(scale)
+    radius = relative_radius * reader.slice.residual_norm
+    source = reader.slice.source.double()[None]
+    steered = source + radius * random_directions(30, WIDTH, "calibration", 7).double()[:, None, None]
+    angles = torch.rad2deg(torch.arccos(torch.cosine_similarity(steered, source, dim=-1)))
+    assert turn(reader, PIECES, 7)(radius) == pytest.approx(float(angles.mean()), rel=1e-4)
+
+
+def test_what_weighs_as_much_as_what_was_there_turns_it_by_45_degrees():
+    """Exactly so for vectors at right angles to a residual stream of one norm; about so in a plain stream."""
+    reader = residual_reader(3.0)
+    radius = calibrated_radius(turn(reader, PIECES, 0), reader.slice.residual_norm, 45.0, "search.turn")
+    assert radius / reader.slice.residual_norm == pytest.approx(1.0, abs=0.1)
+    assert turn(reader, PIECES, 0)(radius) == pytest.approx(45, rel=0.01)
+
+
+def test_padding_does_not_turn():
+    part = linear_slice(torch.eye(WIDTH), 2, 3)
+    mask = torch.tensor([[1, 1, 1], [0, 0, 1]])
+    reader = EffectReader(replace(part, mask=mask), 0, False)
+    vectors = random_directions(4, WIDTH, "x")
+    alone = [EffectReader(replace(part, source=part.source[row:row + 1, keep], target=part.target[row:row + 1, keep],
+                                  mask=mask[row:row + 1, keep]), 0, False).turns(vectors)
+             for row, keep in ((0, slice(0, 3)), (1, slice(2, 3)))]  # fmt: skip
+    torch.testing.assert_close(reader.turns(vectors), (3 * alone[0] + alone[1]) / 4)
+
+
+@pytest.mark.parametrize("calibration", list(Calibration))
+def test_the_search_uses_it(calibration):
+    reader, norm = bent_reader(1.0, 0.5)
+    config = SearchConfig(vectors=2, rounds=1, normalised=False, positions=0, calibration=calibration, turn=30.0)
+    found = learn(config, reader.slice, (0, 1), 0, {}, lambda: None).bank.radius
+    if calibration is Calibration.turn:
+        assert turn(reader, PIECES, 0)(found) == pytest.approx(30, rel=0.02)
+    else:
+        assert found == pytest.approx(norm, rel=0.02)
 
 
 @pytest.mark.parametrize(
     "reader,told",
     [
-        (EffectReader(linear_slice(torch.eye(WIDTH), 1, 2), 1, False), "No radius up to 8 residual norms"),
-        (bent_reader(9.0, 0.5)[0], "No radius up to 8 residual norms"),
+        (EffectReader(linear_slice(torch.eye(WIDTH), 1, 2), 1, False), "No radius up to 16 residual norms"),
+        (bent_reader(17.0, 0.5)[0], "No radius up to 16 residual norms"),
         (bent_reader(0.01, 0.5)[0], "within 0.02 residual norms already"),
     ],
 )
 def test_says_so_where_there_is_none(reader, told):
-    with pytest.raises(UsageError, match=f"{told}.*search.relative_radius"):
-        calibrated_radius(reader, PIECES, 0, 0.5)
+    with pytest.raises(UsageError, match=rf"({told}.*search.departure|search.departure.*{told}).*search.relative_radius"):
+        departing(reader, 0.5)
 
 
 @pytest.mark.parametrize("matrix", [torch.zeros(WIDTH, WIDTH), torch.full((WIDTH, WIDTH), torch.nan)])
 def test_no_effect_and_no_number_stop_with_their_place(matrix):
     """Once this halved the radius until it was zero, and went on with it."""
     with pytest.raises(FloatingPointError, match="random directions at radius"):
-        calibrated_radius(EffectReader(linear_slice(matrix, 1, 2), 1, False), PIECES, 0, 0.5)
+        departing(EffectReader(linear_slice(matrix, 1, 2), 1, False), 0.5)
 
 
-def test_every_family_has_one(loaded, batch):
-    reader = EffectReader(model_slice(loaded, batch, 1, 3), 1, True)
-    radius = calibrated_radius(reader, PIECES, 0, 0.5)
-    assert 0.02 < radius / reader.slice.residual_norm <= 8
-    assert departure(reader, PIECES, 0, radius) == pytest.approx(0.5, rel=0.03)
-    assert departure(reader, PIECES, 0, 0.5 * radius) < 0.5
+@pytest.mark.parametrize("layers", [(0, 1), (0, 3), (1, 3)])
+def test_every_family_has_one(loaded, batch, layers):
+    reader = EffectReader(model_slice(loaded, batch, *layers), 1, True)
+    measure = turn(reader, PIECES, 0)
+    radius = calibrated_radius(measure, reader.slice.residual_norm, 45.0, "search.turn")
+    assert measure(radius) == pytest.approx(45, rel=0.03)
+    assert measure(0.5 * radius) < 45

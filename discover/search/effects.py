@@ -1,7 +1,7 @@
 """Effects: how a perturbation changes the residual stream at the target, and the numbers that searches maximise."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,11 @@ class EffectReader:
         if self.normalised:
             steered, unsteered = unit(steered), unit(unsteered)
         return (steered - unsteered) * self.mask[..., None]
+
+    def turns(self, vectors: Tensor) -> Tensor:
+        """Return [N]: by how many degrees vectors [N, D] turn the target residual, mean over prompts and positions."""
+        chords = replace(self, normalised=True).effects(vectors).norm(dim=-1)  # [N, B, K]
+        return torch.rad2deg(2 * torch.asin(chords / 2)).sum(dim=(1, 2)) / self.mask.sum()
 
     def mean_effects(self, vectors: Tensor) -> Tensor:
         """Return [N, K * D]: the mean over prompts, positions side by side (aligned at the end of each prompt)."""

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from discover.bank import VectorBank
-from discover.config import Diversity, SearchConfig, Solver
+from discover.config import Calibration, Diversity, SearchConfig, Solver
 from discover.model.slice import ModelSlice
 from discover.search.chunks import Chunks, chunks
 from discover.search.effects import EffectReader, mean_norm, melbo
-from discover.search.radius import calibrated_radius
+from discover.search.radius import calibrated_radius, departure, turn
 from discover.search.solvers import WAVES, ascent, deflated, fixed_point, starting_directions
 from discover.storage import read_json_lines, write_json_lines
 
@@ -119,4 +119,10 @@ def _radius(config: SearchConfig, reader: EffectReader, pieces: Chunks, seed: in
         return config.radius
     if config.relative_radius is not None:
         return config.relative_radius * reader.slice.residual_norm
-    return calibrated_radius(reader, pieces, seed, config.curvature)
+    norm = reader.slice.residual_norm
+    match config.calibration:
+        case Calibration.turn:
+            return calibrated_radius(turn(reader, pieces, seed), norm, config.turn, f"search.turn={config.turn}")
+        case Calibration.departure:
+            measure = departure(reader, pieces, seed)
+            return calibrated_radius(measure, norm, config.departure, f"search.departure={config.departure}")

@@ -129,9 +129,10 @@ class SearchConfig:
     normalised: bool = True
     """Whether effects are read on residuals of unit norm, as later layers see them."""
     positions: int = 1
-    """Effects are read at the last so many prompt positions; 0 means all."""
-    reply_positions: int = 0
-    """Effects are read as well at so many tokens of the unsteered reply, appended to the prompt."""
+    """Effects are read at so many positions up to there; 0 means as many as the prompt has."""
+    reply_positions: int = 4
+    """Half of the vectors are read at the end of the prompt, the others at one of so many first tokens of the unsteered reply;
+    0 reads all of them at the end of the prompt."""
     steps: int = 300
     """Steps of the ascent."""
     angular_step: float = 0.03

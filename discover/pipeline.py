@@ -13,7 +13,7 @@ from discover.errors import UsageError
 from discover.folder import opened
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch, encoded, prompts_from
-from discover.model.slice import ModelSlice, model_slice
+from discover.model.slice import model_slice
 from discover.organisms.catalogue import ORGANISMS
 from discover.read.modes import load_modes, modes, save_modes
 from discover.read.signals import Completion, load_completions, save_completions
@@ -43,11 +43,11 @@ def run(config: Config, folder: Path) -> list[Finding]:
         loaded = load(config.model, checkpoint(config.model.path))
         batch = prompt_batch(config, loaded)
         layers = default_layers(config.search, len(loaded.anatomy.blocks))
-        read = _read_batch(config, loaded, batch)
-        part = model_slice(loaded, read, *layers)
-        checks = self_test(loaded, read, part, *layers)
+        checks = self_test(loaded, batch, model_slice(loaded, batch, *layers), *layers)
         held.note(model=loaded.identity, layers=layers, self_test=asdict(checks))
-        search = held.stage("search", "bank.safetensors", lambda: _search(config, loaded, part, layers), save_search, load_search)
+        search = held.stage(
+            "search", "bank.safetensors", lambda: _search(config, loaded, batch, layers), save_search, load_search
+        )
         null = held.stage("null", "null.safetensors", lambda: _null(config, search.bank), VectorBank.save_as, VectorBank.load)
         said = held.stage(
             "speech",
@@ -86,7 +86,7 @@ def prompt_batch(config: Config, loaded: LoadedModel) -> PromptBatch:
     given, organism = config.prompts, ORGANISMS.get(config.model.path)
     texts = organism.prompts if organism and not given.texts and given.file is None else given.texts
     batch = encoded(prompts_from(texts, given.file), loaded.tokenizer, given.chat, given.system)
-    needed = batch.input_ids.shape[1] + config.search.reply_positions + config.speech.tokens
+    needed = batch.input_ids.shape[1] + max(config.search.reply_positions, config.speech.tokens)
     if loaded.context is not None and needed > loaded.context:
         raise UsageError(
             f"The longest prompt has {batch.input_ids.shape[1]} tokens; with {config.speech.tokens} for the completion that is "
@@ -95,19 +95,14 @@ def prompt_batch(config: Config, loaded: LoadedModel) -> PromptBatch:
     return batch
 
 
-def _read_batch(config: Config, loaded: LoadedModel, batch: PromptBatch) -> PromptBatch:
-    """Return the tokens at which effects are read: the prompts, with the beginning of the unsteered reply where that is asked."""
-    if config.search.reply_positions == 0:
-        return batch
-    said = replies(loaded, batch, None, None, config.search.reply_positions, config.speech.rows, lambda _: None)
-    return batch.continued([reply.tokens for reply in said], loaded.tokenizer.pad_token_id)
-
-
-def _search(config: Config, loaded: LoadedModel, part: ModelSlice, layers: tuple[int, int]) -> Search:
+def _search(config: Config, loaded: LoadedModel, batch: PromptBatch, layers: tuple[int, int]) -> Search:
     prompts = hashlib.sha256("\0".join(config.prompts.texts).encode()).hexdigest()[:16]
     origin = {"model": loaded.identity["path"], "fingerprints": loaded.identity["fingerprints"], "prompts": prompts}
+    begun = replies(loaded, batch, None, None, max(1, config.search.reply_positions), config.speech.rows, lambda _: None)
+    openings = [reply.tokens[: config.search.reply_positions] for reply in begun]
+    part = model_slice(loaded, batch.continued(openings, loaded.tokenizer.pad_token_id), *layers)
     with bar("search", rounds_of(config.search)) as progress:
-        return learn(config.search, part, layers, config.seed, origin, progress.update)
+        return learn(config.search, part, max(map(len, openings)), layers, config.seed, origin, progress.update)
 
 
 def _null(config: Config, bank: VectorBank) -> VectorBank:

@@ -35,11 +35,17 @@ def test_padding_stands_on_the_left_and_positions_count_tokens(tokenizer):
         assert ids[len(ids) - len(row) :].tolist() == row and mask.sum() == len(row)
         assert positions[mask.bool()].tolist() == list(range(len(row)))
     assert torch.equal(batch.repeated(2).input_ids, torch.cat([batch.input_ids] * 2))
+
+
+def test_a_reply_stands_in_the_same_columns_after_every_prompt(tokenizer):
+    batch = encoded(PROMPTS, tokenizer, None, None)
+    length = batch.input_ids.shape[1]
     longer = batch.continued([[7], [8, 9]], 0)
-    assert [ids[mask.bool()].tolist() for ids, mask in zip(longer.input_ids, longer.attention_mask, strict=True)] == [
-        [*rows[0], 7],
-        [*rows[1], 8, 9],
-    ]
+    assert torch.equal(longer.input_ids[:, :length], batch.input_ids)
+    assert longer.input_ids[:, length:].tolist() == [[7, 0], [8, 9]]
+    assert longer.attention_mask[:, length:].tolist() == [[1, 0], [1, 1]]
+    none = batch.continued([[], []], 0)
+    assert torch.equal(none.input_ids, batch.input_ids) and torch.equal(none.attention_mask, batch.attention_mask)
 
 
 def test_a_chat_template_is_used_where_there_is_one_and_asked_for(tokenizer):

@@ -32,9 +32,14 @@ class PromptBatch:
         return PromptBatch(self.prompts * copies, self.input_ids.repeat(copies, 1), self.attention_mask.repeat(copies, 1))
 
     def continued(self, replies: Sequence[Sequence[int]], pad: int) -> "PromptBatch":
-        """Return the batch with the beginning of a reply, as token ids, after every prompt."""
-        rows = [ids[mask.bool()].tolist() for ids, mask in zip(self.input_ids, self.attention_mask, strict=True)]
-        return left_padded(self.prompts, [row + list(reply) for row, reply in zip(rows, replies, strict=True)], pad)
+        """Return the batch with the beginning of a reply, as token ids, after every prompt.
+
+        Prompts keep their places, so that token j of every reply stands in one column; a shorter reply is padded on the right.
+        """
+        longest = max(map(len, replies))
+        ids = torch.tensor([[*reply, *[pad] * (longest - len(reply))] for reply in replies], dtype=torch.long)
+        mask = torch.tensor([[1] * len(reply) + [0] * (longest - len(reply)) for reply in replies], dtype=torch.long)
+        return PromptBatch(self.prompts, torch.cat([self.input_ids, ids], dim=1), torch.cat([self.attention_mask, mask], dim=1))
 
 
 def prompts_from(texts: Sequence[str], file: str | None) -> list[str]:

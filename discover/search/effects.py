@@ -19,22 +19,28 @@ class EffectReader:
     """K, the last so many positions; 0 means all."""
     normalised: bool
     """Whether the difference is taken between residuals of unit norm."""
+    unread: int = 0
+    """Tokens at the end of the slice that are not read."""
 
     @property
     def last(self) -> int:
-        """K, or T where all positions are read or there are no more."""
-        tokens = self.slice.target.shape[1]
-        return min(self.positions or tokens, tokens)
+        """K, or all that there are."""
+        return min(self.positions or self.end, self.end)
+
+    @property
+    def end(self) -> int:
+        """The position before which reading ends."""
+        return self.slice.target.shape[1] - self.unread
 
     @property
     def mask(self) -> Tensor:
         """[B, K], 1 where a position that is read holds a token."""
-        return self.slice.mask[:, -self.last :]
+        return self.slice.mask[:, self.end - self.last : self.end]
 
     def effects(self, vectors: Tensor) -> Tensor:
         """Return the effects [N, B, K, D] of vectors [N, D] in residual units; zero on padding."""
-        steered = self.slice.steered(vectors)[:, :, -self.last :]
-        unsteered = self.slice.target[:, -self.last :]
+        steered = self.slice.steered(vectors)[:, :, self.end - self.last : self.end]
+        unsteered = self.slice.target[:, self.end - self.last : self.end]
         # Later blocks read the residual stream through a norm, so its length alone changes nothing for them.
         if self.normalised:
             steered, unsteered = unit(steered), unit(unsteered)

@@ -2,18 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from discover.bank import VectorBank
 from discover.config import Calibration, Diversity, SearchConfig, Solver
 from discover.model.slice import ModelSlice
-from discover.search.chunks import Chunks, chunks
-from discover.search.effects import EffectReader, mean_norm, melbo
+from discover.search.chunks import chunks
+from discover.search.effects import mean_norm, melbo
 from discover.search.radius import calibrated_radius, departure, turn
+from discover.search.readings import Aim, Readings, readings
 from discover.search.solvers import WAVES, ascent, deflated, fixed_point, starting_directions
 from discover.storage import read_json_lines, write_json_lines
 
@@ -61,13 +62,20 @@ def rounds_of(config: SearchConfig) -> int:
 
 
 def learn(
-    config: SearchConfig, part: ModelSlice, layers: tuple[int, int], seed: int, origin: dict[str, Any], tick: Callable[[], None]
+    config: SearchConfig,
+    part: ModelSlice,
+    reply_tokens: int,
+    layers: tuple[int, int],
+    seed: int,
+    origin: dict[str, Any],
+    tick: Callable[[], None],
 ) -> Search:
     """Learn a bank of vectors through a slice.
 
     Args:
         config: solver, diversity, radius and what is maximised.
         part: the slice between `layers`.
+        reply_tokens: how many tokens of the unsteered reply it ends with.
         layers: source and target layer.
         seed: of the starting directions.
         origin: provenance that the bank carries.
@@ -76,9 +84,8 @@ def learn(
     Raises:
         UsageError: a radius cannot be found, more orthogonal vectors than dimensions, or memory for not even one.
     """
-    pieces = chunks(part, config.chunk)
-    reader = EffectReader(part, config.positions + config.reply_positions if config.positions else 0, config.normalised)
-    radius = _radius(config, reader, pieces, seed)
+    read = readings(part, reply_tokens, config, chunks(part, config.chunk))
+    radius = _radius(config, read, seed)
     curve: list[dict[str, Any]] = []
 
     def progress(number: int, values: Tensor) -> None:
@@ -89,19 +96,17 @@ def learn(
 
     directions = starting_directions(config.vectors, part.width, seed)
     orthogonal = config.diversity is Diversity.orthogonal
-    objective = melbo(reader, config.power, config.q) if config.solver is Solver.ascent else mean_norm(reader)
+    aim: Aim = partial(melbo, power=config.power, q=config.q) if config.solver is Solver.ascent else mean_norm
     match config.solver, config.diversity:
         case Solver.random, _:
             pass
         case Solver.ascent, _:
-            steps, angle = config.steps, config.angular_step
-            directions = ascent(objective, directions, radius, steps, angle, orthogonal, pieces, progress)
+            directions = ascent(aim, directions, radius, config.steps, config.angular_step, orthogonal, read, progress)
         case _, Diversity.deflation:
-            directions = deflated(reader, directions, radius, config.rounds, pieces, progress)
+            directions = deflated(directions, radius, config.rounds, read, progress)
         case _:
-            directions = fixed_point(objective, directions, radius, config.rounds, orthogonal, pieces, progress)
-    with torch.no_grad():
-        reached = pieces.over(objective, radius * directions)
+            directions = fixed_point(aim, directions, radius, config.rounds, orthogonal, read, progress)
+    reached = read.values(aim, radius * directions)
     bank = VectorBank(
         directions=directions,
         objective=reached,
@@ -114,15 +119,17 @@ def learn(
     return Search(bank, curve)
 
 
-def _radius(config: SearchConfig, reader: EffectReader, pieces: Chunks, seed: int) -> float:
+def _radius(config: SearchConfig, read: Readings, seed: int) -> float:
+    """Return the radius asked for, or the one that random directions calibrate, read at the end of the prompt."""
+    reader = read.readers[0]
+    norm = reader.slice.residual_norm
     if config.radius is not None:
         return config.radius
     if config.relative_radius is not None:
-        return config.relative_radius * reader.slice.residual_norm
-    norm = reader.slice.residual_norm
+        return config.relative_radius * norm
     match config.calibration:
         case Calibration.turn:
-            return calibrated_radius(turn(reader, pieces, seed), norm, config.turn, f"search.turn={config.turn}")
+            return calibrated_radius(turn(reader, read.chunks, seed), norm, config.turn, f"search.turn={config.turn}")
         case Calibration.departure:
-            measure = departure(reader, pieces, seed)
+            measure = departure(reader, read.chunks, seed)
             return calibrated_radius(measure, norm, config.departure, f"search.departure={config.departure}")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from discover.perturb.sphere import orthonormalised, random_directions, tangent, unit
-from discover.search.chunks import Chunks
-from discover.search.effects import EffectReader, Objective, unclaimed_norm
+from discover.search.effects import unclaimed_norm
+from discover.search.readings import Aim, Readings
 
 Progress = Callable[[int, Tensor], None]
 """Called after every round with its number and the objective [N] of the directions that the round began with."""
@@ -21,7 +21,7 @@ BETAS = (0.9, 0.98)
 
 
 def fixed_point(
-    objective: Objective, directions: Tensor, radius: float, rounds: int, orthogonal: bool, chunks: Chunks, progress: Progress
+    aim: Aim, directions: Tensor, radius: float, rounds: int, orthogonal: bool, read: Readings, progress: Progress
 ) -> Tensor:
     """Iterate V <- normalise(gradient of the objective at R V); no step size.
 
@@ -29,39 +29,40 @@ def fixed_point(
     its gradient is that of <U, effect> for U = normalise(effect), so the two half steps of the paper are one here.
 
     Args:
-        objective: the norm of some effect, [N, D] -> [N].
+        aim: the norm of some effect.
         directions: [N, D] unit directions to begin with.
         radius: norm of the vectors, in residual units.
         rounds: how often to iterate.
         orthogonal: whether every round begins with Gram-Schmidt; the last round's directions stay as they come.
-        chunks: how many vectors are computed at once.
+        read: where each vector's effect is read.
         progress: told of every round.
     """
     for number in range(rounds):
         if orthogonal:
             # At the beginning of a round and not at its end: the last round's directions are each the best of their own kind.
             directions = orthonormalised(directions)
-        values, gradients = chunks.gradients(objective, radius * directions)
+        values, gradients = read.gradients(aim, radius * directions)
         directions = unit(gradients)
         progress(number, values)
     return directions
 
 
-def deflated(reader: EffectReader, directions: Tensor, radius: float, rounds: int, chunks: Chunks, progress: Progress) -> Tensor:
+def deflated(directions: Tensor, radius: float, rounds: int, read: Readings, progress: Progress) -> Tensor:
     """Iterate in four waves; a wave maximises only what lies outside the effects that earlier waves have claimed.
 
     Effects of a wave that point the same way are claimed as their mean.
     """
-    claimed = torch.zeros(0, reader.last * directions.shape[1])
+    claimed = torch.zeros(0, read.readers[0].last * directions.shape[1])
     found: list[Tensor] = []
     for number, wave in enumerate(directions.chunk(WAVES)):
-        objective = unclaimed_norm(reader, claimed.to(reader.slice.source.device))
-        moved = fixed_point(objective, wave, radius, rounds, False, chunks, _later(progress, number * rounds))
+        moved = fixed_point(_unclaimed(claimed), wave, radius, rounds, False, read, _later(progress, number * rounds))
         found.append(moved)
-        with torch.no_grad():
-            effects = chunks.over(reader.mean_effects, radius * moved)
-        claimed = _basis(torch.cat([claimed, group_means(unit(effects), KINSHIP)]))
+        claimed = _basis(torch.cat([claimed, group_means(unit(read.mean_effects(radius * moved)), KINSHIP)]))
     return torch.cat(found)
+
+
+def _unclaimed(claimed: Tensor) -> Aim:
+    return lambda reader: unclaimed_norm(reader, claimed.to(reader.slice.source.device))
 
 
 def _later(progress: Progress, rounds: int) -> Progress:
@@ -90,13 +91,13 @@ def _basis(rows: Tensor) -> Tensor:
 
 
 def ascent(
-    objective: Objective,
+    aim: Aim,
     directions: Tensor,
     radius: float,
     steps: int,
     angle: float,
     orthogonal: bool,
-    chunks: Chunks,
+    read: Readings,
     progress: Progress,
 ) -> Tensor:
     """Climb the objective on the sphere of `radius` with AMSGrad, as MELBO does, all vectors at once.
@@ -105,20 +106,20 @@ def ascent(
     learning rate * sqrt(D), hence learning rate = angle * R / sqrt(D).
 
     Args:
-        objective: [N, D] -> [N].
+        aim: what to maximise.
         directions: [N, D] unit directions to begin with.
         radius: norm of the vectors, in residual units.
         steps: how many steps.
         angle: size of a step in radians.
         orthogonal: whether vector i is held orthogonal to all before it, as published.
-        chunks: how many vectors are computed at once.
+        read: where each vector's effect is read.
         progress: told of every step.
     """
     rate = angle * radius / directions.shape[1] ** 0.5
     vectors = radius * (orthonormalised(directions) if orthogonal else directions)
     first, second, largest = (torch.zeros_like(vectors) for _ in range(3))
     for number in range(steps):
-        values, gradients = chunks.gradients(objective, vectors)
+        values, gradients = read.gradients(aim, vectors)
         # The radial part is undone by the projection below, but would swell Adam's second moment.
         gradients = tangent(gradients, vectors / radius)
         first = BETAS[0] * first + (1 - BETAS[0]) * gradients

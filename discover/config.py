@@ -119,12 +119,12 @@ class SearchConfig:
     """The same in median residual norms at the source."""
     calibration: Calibration = Calibration.turn
     """Which of the two next options chooses the radius where none is given."""
-    turn: float = 45.0
+    turn: float = 40.0
     """Calibration: the radius at which random directions turn the target residual by so many degrees."""
     departure: float = 0.5
     """Calibration: the radius at which the effect of random directions has left its linearisation by this ratio."""
     diversity: Diversity = Diversity.none
-    rounds: int = 10
+    rounds: int = 6
     """Rounds of the fixed point, each one pass forward and one back."""
     normalised: bool = True
     """Whether effects are read on residuals of unit norm, as later layers see them."""

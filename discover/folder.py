@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,9 +32,7 @@ class RunFolder:
 
     path: Path
     about: dict[str, Any]
-    """What run.json holds: config, versions, model, timings, exit."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """Wall-clock time of each stage that this process computed."""
+    """What run.json holds: config, versions, model, wall-clock seconds of each stage, exit."""
 
     def stage(
         self,
@@ -53,8 +51,10 @@ class RunFolder:
         begun = time.perf_counter()
         result = compute()
         save(path, result)
-        self.seconds[name] = round(time.perf_counter() - begun, 3)
-        logging.info("%s: %.1f s", name, self.seconds[name])
+        seconds = round(time.perf_counter() - begun, 3)
+        # Noted at once, for a run that is killed later never comes to its end here.
+        self.note(seconds={**self.about.get("seconds", {}), name: seconds})
+        logging.info("%s: %.1f s", name, seconds)
         return result
 
     def status(self, state: str, stage: str) -> None:
@@ -86,7 +86,7 @@ def opened(path: Path, config: Config) -> Iterator[RunFolder]:
         try:
             yield run
             run.status("done", "done")
-            run.note(exit="done", seconds={**about.get("seconds", {}), **run.seconds})
+            run.note(exit="done")
         except BaseException as error:
             logging.exception("the run ended early")
             _note_failure(run, error)

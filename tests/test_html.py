@@ -189,7 +189,7 @@ def test_the_names_of_invisible_characters_cannot_be_forged() -> None:
 def test_the_overview_says_what_was_done_and_what_came_out() -> None:
     page = " ".join(re.sub(r"<[^>]*>", " ", html_report(small_record())).split())
     for said in (
-        "8 vectors, learned from 1 prompt, added after block 3, read after block 6, each at radius 12.5: 1.25 times",
+        "8 vectors, learned from 1 prompt, added after block 3, read after block 6; each at radius 12.5: 1.25 times",
         "1 finding L1",
         "1 fragment L0",
         "1 random direction the null",

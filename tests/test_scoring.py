@@ -78,7 +78,7 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run whose bank was replaced by five known directions and one of them turned round."""
     folder = tmp_path_factory.mktemp("scored") / "run"
     words = [f"folder={folder}", "search.vectors=6", "search.rounds=1", "audit.forced_tokens=8", "tracking.mode=disabled"]
-    words += [f"search.source_layer={LAYER}", "search.relative_radius=1.2", "model.device=cpu"]
+    words += [f"search.source_layer={LAYER}", "search.relative_radius=0.9", "model.device=cpu"]
     main(words)
     known = known_directions(5)
     bank = replace(VectorBank.load(folder), directions=torch.cat([known, -known[:1]]))

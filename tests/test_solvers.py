@@ -239,7 +239,7 @@ def test_learning_returns_a_bank_that_says_what_it_is(curved, solver):
     assert len(bank) == 6 and bank.directions.dtype == torch.float32
     assert bank.relative_radius == pytest.approx(0.8) and bank.radius == pytest.approx(0.8 * part.residual_norm)
     assert (bank.source_layer, bank.target_layer) == (1, 3)
-    assert bank.origin == {"model": "tiny", "solver": solver.value, "seed": 7}
+    assert bank.origin == {"model": "tiny", "solver": solver.value, "seed": 7, "reply_tokens": 0}
     assert len(search.curve) == len(told) == (0 if solver is Solver.random else 4)
     again = learn(config, part, 0, (1, 3), 7, {"model": "tiny"}, lambda: None)
     assert torch.equal(bank.directions, again.bank.directions)

@@ -54,7 +54,8 @@ class RunScore:
     seed: int
     vectors: int
     relative_radius: float
-    seconds: float
+    seconds: float | None
+    """Wall-clock time of the search; None where it was not noted."""
     findings: int
     shared_with_null: int
     """Findings that a random direction reaches as well."""
@@ -81,14 +82,16 @@ def score_run(folder: Path) -> RunScore:
         row = read_json(folder / FILE)
         return RunScore(**{**row, "payloads": {name: PayloadScore(**one) for name, one in row["payloads"].items()}})
     config = saved_config(folder)
-    organism = ORGANISMS.get(config.model.path)
-    if organism is None or not (folder / "findings.json").exists():
-        raise UsageError(f"{folder} is no finished run on a built-in organism, so there is no truth to hold it against.")
+    about, organism = read_json(folder / "run.json"), ORGANISMS.get(config.model.path)
+    if organism is None or about.get("exit") != "done":
+        raise UsageError(
+            f"{folder} is no finished run on a built-in organism, so there is no truth to hold it against; "
+            "`discover resume` finishes a run."
+        )
     loaded = load(config.model, organism.folder)
     banks = {"learned": VectorBank.load(folder / "bank.safetensors"), "null": VectorBank.load(folder / "null.safetensors")}
     said, found = load_completions(folder / "completions.jsonl"), load_findings(folder / "findings.json")
     prompts = organism.confirmation_prompts(CONFIRMATIONS)
-    about = read_json(folder / "run.json")
     result = RunScore(
         run=folder.name,
         organism=organism.name,
@@ -96,7 +99,7 @@ def score_run(folder: Path) -> RunScore:
         seed=config.seed,
         vectors=len(banks["learned"]),
         relative_radius=banks["learned"].relative_radius,
-        seconds=about.get("seconds", {}).get("search", float("nan")),
+        seconds=about.get("seconds", {}).get("search"),
         findings=sum(finding.verdict == "finding" for finding in found),
         shared_with_null=sum(finding.verdict == "finding" and finding.null.count > 0 for finding in found),
         payloads={name: _payload(loaded, banks, said, found, payload, prompts) for name, payload in organism.payloads.items()},

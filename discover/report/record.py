@@ -26,6 +26,13 @@ class Record:
     findings: Sequence[Finding]
     """One per mode that the bank reaches, strongest first."""
 
+    @property
+    def read_at(self) -> str:
+        """Where the effects of the vectors were read."""
+        into = self.bank.origin.get("reply_tokens", 0)
+        deeper = f", half of them up to {into} tokens into the reply" if into else ""
+        return f"read after block {self.bank.target_layer}{deeper}"
+
     def unsteered(self, prompt: int) -> Completion:
         """Return the model's own reply to a prompt."""
         return next(said for said in self.completions if said.bank == "unsteered" and said.prompt == prompt)

@@ -19,7 +19,8 @@ def terminal_report(record: Record, folder: Path) -> str:
     lines = [
         "",
         f"{record.about['model']['path']}: {len(bank)} vectors of norm {bank.radius:.4g} ({bank.relative_radius:.2f} of the "
-        f"residual stream's) after block {bank.source_layer}, read after block {bank.target_layer}; {null} random beside them.",
+        f"residual stream's) after block {bank.source_layer},",
+        f"{record.read_at}; {null} random beside them.",
         f"prompt      {one_line(record.prompts[0], WIDTH)}"
         + (f" (and {len(record.prompts) - 1} more)" if len(record.prompts) > 1 else ""),
         f"by itself   {one_line(record.unsteered(0).text, WIDTH)}",

@@ -114,7 +114,7 @@ def learn(
         residual_norm=part.residual_norm,
         source_layer=layers[0],
         target_layer=layers[1],
-        origin={**origin, "solver": config.solver.value, "seed": seed},
+        origin={**origin, "solver": config.solver.value, "seed": seed, "reply_tokens": reply_tokens},
     )
     return Search(bank, curve)
 

@@ -124,8 +124,8 @@ class SearchConfig:
     departure: float = 0.5
     """Calibration: the radius at which the effect of random directions has left its linearisation by this ratio."""
     diversity: Diversity = Diversity.none
-    rounds: int = 6
-    """Rounds of the fixed point, each one pass forward and one back."""
+    rounds: int = 2
+    """Rounds of the fixed point, each one pass forward and one back; more reach a larger effect and more broken replies."""
     normalised: bool = True
     """Whether effects are read on residuals of unit norm, as later layers see them."""
     positions: int = 1

@@ -6,7 +6,9 @@ import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from discover.config import check_option
 from discover.errors import UsageError
@@ -148,13 +150,17 @@ def _hydra(words: list[str]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
     from hydra.core.config_store import ConfigStore
+    from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
+    from hydra.types import RunMode
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     from discover.config import Config
     from discover.folder import nothing_left_of_a_mistake
 
+    chosen, rest = _placed(words)
+    started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     mistakes: list[UsageError] = []
     ConfigStore.instance().store(name="discover", node=Config)
 
@@ -162,20 +168,25 @@ def _hydra(words: list[str]) -> None:
     def task(composed: DictConfig) -> float:
         from discover.pipeline import run
 
-        folder = Path(hydra.core.hydra_config.HydraConfig.get().runtime.output_dir)
+        about = HydraConfig.get()
         try:
+            config = OmegaConf.to_object(composed)
+            assert isinstance(config, Config)
+            place = chosen or Path.cwd() / "outputs" / config.name / started
+            folder = place / str(about.job.num) if about.mode is RunMode.MULTIRUN else place
             with nothing_left_of_a_mistake(folder):
-                config = OmegaConf.to_object(composed)
-                assert isinstance(config, Config)
+                _keep(Path(about.runtime.output_dir) / ".hydra", folder / ".hydra")
                 return float(sum(finding.verdict == "finding" for finding in run(config, folder)))
         except UsageError as mistake:
             # Kept from Hydra, which would put lines of its own around the sentence; a sweep goes on with its next run.
             mistakes.append(mistake)
             return float("nan")
 
-    sys.argv = ["discover", *_placed(words)]
     try:
-        task()
+        # Hydra writes before anything is checked, also into the folder of an older run; so it writes aside.
+        with TemporaryDirectory(prefix="discover-") as aside:
+            sys.argv = ["discover", *rest, *(f"hydra.{kind}.dir={_quoted(aside)}" for kind in ("run", "sweep"))]
+            task()
     except (HydraException, OmegaConfBaseException) as error:
         told = f"{error} {error.__cause__ or ''}"
         raise UsageError(" ".join(told.split("full_key:")[0].split())) from error
@@ -193,15 +204,43 @@ def _overrides(words: list[str]) -> list[str]:
     return found
 
 
-def _placed(words: list[str]) -> list[str]:
-    """Return the words with `folder=PATH` told in Hydra's terms: the folder of a run, or of a sweep's runs."""
-    kind = "sweep" if {"-m", "--multirun"} & set(words) else "run"
-    placed = []
+def _placed(words: list[str]) -> tuple[Path | None, list[str]]:
+    """Return the folder of the run, or of a sweep's runs, where one is chosen with `folder=PATH`, and the other words."""
+    chosen, rest = None, []
     for word in words:
         name, _, path = word.partition("=")
-        quoted = "'" + path.replace("\\", "\\\\").replace("'", "\\'") + "'"
-        placed.append(f"hydra.{kind}.dir={quoted}" if name == "folder" else word)
-    return placed
+        if name == "folder":
+            if not path:
+                raise UsageError("folder= names no folder; give folder=PATH, or leave it out.")
+            chosen = Path(_home(path)).resolve()
+        elif name in ("hydra.run.dir", "hydra.sweep.dir"):
+            raise UsageError(f"{name} is the command's own; choose the folder of a run or a sweep with folder=PATH.")
+        else:
+            rest.append(word)
+    return chosen, rest
+
+
+def _quoted(text: str) -> str:
+    """Return text as a quoted string of Hydra's grammar, in which nothing else has a meaning."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(text=text, quote=Quote.single).with_quotes()
+
+
+def _home(path: str) -> str:
+    """Return the path with a leading `~` replaced, which a shell leaves alone after an equals sign."""
+    return str(Path.home()) + path[1:] if path == "~" or path.startswith("~/") else path
+
+
+def _keep(written: Path, target: Path) -> None:
+    """Keep the config as Hydra wrote it beside a new run; that of an older run stays."""
+    from discover.storage import write_text
+
+    if target.exists() or not written.exists():
+        return
+    target.mkdir()
+    for file in written.iterdir():
+        write_text(target / file.name, file.read_text(encoding="utf-8"))
 
 
 def beside(name: str) -> Path:

@@ -26,6 +26,10 @@ PACKAGES = ("steering-discovery", "torch", "transformers", "scikit-learn", "nump
 Result = TypeVar("Result")
 
 
+class FolderInUse(UsageError):
+    """Another process holds the run folder."""
+
+
 @dataclass
 class RunFolder:
     """An open run folder, held by this process alone."""
@@ -110,34 +114,68 @@ def saved_config(path: Path) -> Config:
 
 @contextmanager
 def nothing_left_of_a_mistake(path: Path) -> Iterator[None]:
-    """Remove the folder again where a user's mistake ended the run before any stage had left its file."""
+    """Make the folder, and where a user's mistake ends the run before any stage has left its file, remove what came since.
+
+    Folders and files that stood there before stay, whatever they are.
+
+    Raises:
+        UsageError: the folder cannot be made.
+    """
+    made = _made(path)
+    before = set(path.iterdir())
     try:
         yield
-    except UsageError:
-        # A finished stage is hours of someone's time; only traces of the start are removed.
-        if path.is_dir() and {entry.name for entry in path.iterdir()} <= TRACES:
-            shutil.rmtree(path)
-            with suppress(OSError):  # Hydra's folders above it stay where they hold other runs.
-                path.parent.rmdir()
-                path.parent.parent.rmdir()
+    except FolderInUse:
+        # What came since may be the other process's.
         raise
+    except UsageError:
+        since = set(path.iterdir()) - before
+        # A finished stage is hours of someone's time; only traces of the start are removed.
+        if {entry.name for entry in since} <= TRACES:
+            for entry in since:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+            with suppress(OSError):  # A folder that something stands in by now stays, and with it those above.
+                for folder in reversed(made):
+                    folder.rmdir()
+        raise
+
+
+def _made(path: Path) -> list[Path]:
+    """Make the folder and those above it, and return the ones that were not there, outermost first."""
+    made = []
+    try:
+        for folder in (*reversed(path.parents), path):
+            try:
+                folder.mkdir()
+                made.append(folder)
+            except OSError:
+                # A folder that is there can be refused for other reasons too, such as a disk that is read only.
+                if not folder.is_dir():
+                    raise
+        list(path.iterdir())
+    except OSError as error:
+        for folder in reversed(made):
+            folder.rmdir()
+        raise _unwritable(path, error) from error
+    return made
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"The run folder {path} cannot be written ({error.strerror}); choose another with folder=<path>.")
 
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold the folder's lock, which the system drops with the process, however that ends."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
         handle = os.open(path / "run.lock", os.O_CREAT | os.O_RDWR)
     except OSError as error:
-        raise UsageError(
-            f"The run folder {path} cannot be written ({error.strerror}); choose another with folder=<path>."
-        ) from error
+        raise _unwritable(path, error) from error
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(f"Another process is running in {path}; wait for it, or choose another folder.") from error
+            raise FolderInUse(f"Another process is running in {path}; wait for it, or choose another folder.") from error
         yield
     finally:
         # Closing drops the lock; the file stays, for removing it would let two later writers hold two different files.

@@ -144,6 +144,61 @@ def test_a_run_in_a_chosen_folder_and_again(tiny: str, tmp_path: Path, capsys: p
     assert {name: (Path("a run") / name).read_bytes() for name in files} == held
 
 
+def everything(folder: Path) -> dict[Path, bytes | None]:
+    """Return what stands below `folder`: every path, with the content of the files."""
+    return {at: at.read_bytes() if at.is_file() else None for at in folder.rglob("*")}
+
+
+def without_stages(folder: Path) -> None:
+    """Make a finished run one that was killed before its first stage was done."""
+    for at in folder.iterdir():
+        if at.name not in {".hydra", "run.json", "status.json", "discover.log", "run.lock"}:
+            at.unlink()
+
+
+@pytest.mark.parametrize("again", ["resume", "folder"])
+def test_a_mistake_removes_nothing_of_an_interrupted_run(
+    again: str, checkpoint: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(checkpoint("llama"), tmp_path / "here" / "model")
+    words = ["model.path=./model", PROMPT, QUIET, *SMALL, f"folder={tmp_path / 'run'}"]
+    os.chdir(tmp_path / "here")
+    assert status(words, capsys)[0] == 0
+    without_stages(tmp_path / "run")
+    (tmp_path / "run" / ".hydra" / "config.yaml").write_text("as it was")
+    before = {at: held for at, held in everything(tmp_path / "run").items() if at.name not in ("discover.log", "status.json")}
+    os.chdir(tmp_path)
+    code, error = status(["resume", "run"] if again == "resume" else words, capsys)
+    assert code == 2 and "./model" in error
+    after = everything(tmp_path / "run")
+    about = tmp_path / "run" / "run.json"
+    assert after.keys() >= before.keys()
+    assert all(after[at] == held for at, held in before.items() if at != about)
+    assert json.loads(about.read_text())["config"] == json.loads(before[about] or b"")["config"]
+
+
+def test_a_mistake_removes_no_folder_and_no_file_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a/b/c").mkdir(parents=True)
+    Path("sweep/1/.hydra").mkdir(parents=True)
+    Path("sweep/1/notes.txt").write_text("mine")
+    Path("outputs/run").mkdir(parents=True)
+    refused(["model.path=/nowhere", PROMPT, "folder=a/b/c"], "/nowhere", capsys)
+    refused(["model.path=/nowhere", PROMPT, "folder=a/b/c/d/e"], "/nowhere", capsys)
+    refused(["-m", "model.path=/nowhere", PROMPT, "seed=0,1,2", "folder=sweep"], "/nowhere", capsys)
+    refused(["model.path=/nowhere", PROMPT], "/nowhere", capsys)
+    refused(["-m", "model.path=/nowhere", PROMPT, "seed=0,1"], "/nowhere", capsys)
+    refused(["model.path=/nowhere", PROMPT, "hydra.run.dir=a"], "folder=PATH", capsys)
+
+
+def test_the_config_as_hydra_wrote_it_stays_with_its_run(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [tiny, PROMPT, QUIET, *SMALL, "folder=run"]
+    assert status(words, capsys)[0] == 0
+    held = {at.name: at.read_bytes() for at in Path("run/.hydra").iterdir()}
+    assert held.keys() == {"config.yaml", "hydra.yaml", "overrides.yaml"}
+    assert status([*words, "seed=1"], capsys)[0] == 2
+    assert {at.name: at.read_bytes() for at in Path("run/.hydra").iterdir()} == held
+
+
 def test_a_stage_that_is_there_is_read(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert status([tiny, PROMPT, QUIET, *SMALL, "folder=run"], capsys)[0] == 0
     marked = VectorBank.load("run")

@@ -9,7 +9,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +22,8 @@ from discover.storage import read_json, write_json
 
 TRACES = {".hydra", "run.json", "status.json", "discover.log", "run.lock"}
 """What stands in a run folder before the first stage is done."""
+IDENTITY = ("commit", "fingerprints", "chat_template")
+"""What of a model must be the same where a run goes on; dtype and device may differ from machine to machine."""
 PACKAGES = ("steering-discovery", "torch", "transformers", "scikit-learn", "numpy", "wandb")
 Result = TypeVar("Result")
 
@@ -52,6 +54,7 @@ class RunFolder:
             logging.info("%s: read from %s", name, file)
             return load(path)
         self.status("running", name)
+        self.about.pop("exit", None)
         begun = time.perf_counter()
         result = compute()
         save(path, result)
@@ -60,6 +63,22 @@ class RunFolder:
         self.note(seconds={**self.about.get("seconds", {}), name: seconds})
         logging.info("%s: %.1f s", name, seconds)
         return result
+
+    def check_inputs(self, model: dict[str, Any], prompts: Sequence[str]) -> None:
+        """Refuse a model or prompts other than those that the run began with.
+
+        Raises:
+            UsageError: stages that are there and stages to come would not be of one run.
+        """
+        held = self.about.get("model", model)
+        changed = [f"the model's {name.replace('_', ' ')}" for name in IDENTITY if held.get(name) != model.get(name)]
+        if self.about.get("prompts", list(prompts)) != list(prompts):
+            changed.append("the prompts")
+        if changed:
+            raise UsageError(
+                f"{self.path} holds a run that began with other inputs (changed since: {', '.join(changed)}); put back what it "
+                "began with, or start a new run in another folder."
+            )
 
     def status(self, state: str, stage: str) -> None:
         """Write status.json: `running`, `done` or `failed`, and the stage."""
@@ -93,7 +112,9 @@ def opened(path: Path, config: Config) -> Iterator[RunFolder]:
             run.note(exit="done")
         except BaseException as error:
             logging.exception("the run ended early")
-            _note_failure(run, error)
+            # A finished run of which nothing was computed anew is as finished as it was.
+            if run.about.get("exit") != "done":
+                _note_failure(run, error)
             raise
         finally:
             root.removeHandler(handler)

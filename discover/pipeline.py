@@ -42,9 +42,10 @@ def run(config: Config, folder: Path) -> list[Finding]:
         torch.manual_seed(config.seed)
         loaded = load(config.model, checkpoint(config.model.path))
         batch = prompt_batch(config, loaded)
+        held.check_inputs(loaded.identity, batch.prompts)
         layers = default_layers(config.search, len(loaded.anatomy.blocks))
         checks = self_test(loaded, batch, model_slice(loaded, batch, *layers), *layers)
-        held.note(model=loaded.identity, layers=layers, self_test=asdict(checks))
+        held.note(model=loaded.identity, prompts=list(batch.prompts), layers=layers, self_test=asdict(checks))
         search = held.stage(
             "search", "bank.safetensors", lambda: _search(config, loaded, batch, layers), save_search, load_search
         )

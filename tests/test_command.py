@@ -199,6 +199,27 @@ def test_the_config_as_hydra_wrote_it_stays_with_its_run(tiny: str, capsys: pyte
     assert {at.name: at.read_bytes() for at in Path("run/.hydra").iterdir()} == held
 
 
+@pytest.mark.parametrize(("changes", "told"), [("model", "the model's fingerprints"), ("prompts", "the prompts")])
+def test_a_run_goes_on_with_the_inputs_it_began_with_alone(
+    changes: str, told: str, checkpoint: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(checkpoint("llama"), "model")
+    Path("prompts.txt").write_text("Count the boats.\n")
+    assert status(["model.path=model", "prompts.file=prompts.txt", QUIET, *SMALL, "folder=run"], capsys)[0] == 0
+    assert json.loads(Path("run/run.json").read_text())["prompts"] == ["Count the boats."]
+    Path("run/completions.jsonl").unlink()
+    if changes == "model":
+        weights = bytearray(Path("model/model.safetensors").read_bytes())
+        weights[-1] ^= 1
+        Path("model/model.safetensors").write_bytes(weights)
+    else:
+        Path("prompts.txt").write_text("Count the ships.\n")
+    before = {at: held for at, held in everything(Path("run")).items() if at.name != "discover.log"}
+    code, error = status(["resume", "run"], capsys)
+    assert code == 2 and told in error and error.count("discover: ") == 1, error
+    assert {at: held for at, held in everything(Path("run")).items() if at.name != "discover.log"} == before
+
+
 def test_a_stage_that_is_there_is_read(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert status([tiny, PROMPT, QUIET, *SMALL, "folder=run"], capsys)[0] == 0
     marked = VectorBank.load("run")

@@ -97,7 +97,7 @@ def prompt_batch(config: Config, loaded: LoadedModel) -> PromptBatch:
 
 
 def _search(config: Config, loaded: LoadedModel, batch: PromptBatch, layers: tuple[int, int]) -> Search:
-    prompts = hashlib.sha256("\0".join(config.prompts.texts).encode()).hexdigest()[:16]
+    prompts = hashlib.sha256("\0".join(batch.prompts).encode()).hexdigest()[:16]
     origin = {"model": loaded.identity["path"], "fingerprints": loaded.identity["fingerprints"], "prompts": prompts}
     begun = replies(loaded, batch, None, None, max(1, config.search.reply_positions), config.speech.rows, lambda _: None)
     openings = [reply.tokens[: config.search.reply_positions] for reply in begun]

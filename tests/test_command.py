@@ -220,6 +220,16 @@ def test_a_run_goes_on_with_the_inputs_it_began_with_alone(
     assert {at: held for at, held in everything(Path("run")).items() if at.name != "discover.log"} == before
 
 
+def test_a_bank_tells_its_prompts_wherever_they_came_from(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("same.txt").write_text("Count the boats.\n")
+    Path("other.txt").write_text("Count the ships.\n")
+    origins = []
+    for number, prompts in enumerate([PROMPT, "prompts.file=same.txt", "prompts.file=other.txt"]):
+        assert status([tiny, prompts, QUIET, *SMALL, f"folder={number}"], capsys)[0] == 0
+        origins.append(VectorBank.load(str(number)).origin["prompts"])
+    assert origins[0] == origins[1] != origins[2]
+
+
 def test_a_stage_that_is_there_is_read(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert status([tiny, PROMPT, QUIET, *SMALL, "folder=run"], capsys)[0] == 0
     marked = VectorBank.load("run")

@@ -68,7 +68,8 @@ def run(config: Config, folder: Path) -> list[Finding]:
         record = Record(held.about, batch.prompts, search.bank, search.curve, said, groups, found)
         write_text(folder / "report.md", markdown_report(record))
         write_text(folder / "report.html", html_report(record))
-        track(record, folder)
+        if not held.about.get("tracked"):
+            held.note(tracked=track(record, folder))
         print(terminal_report(record, folder), flush=True)
     return found
 

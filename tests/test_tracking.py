@@ -54,6 +54,13 @@ def test_an_offline_run_reads_back(words: list[str], tmp_path: Path) -> None:
     assert {"completion", "mode", "state", "surprise", "distance"} <= set(table["columns"])
 
 
+def test_a_run_that_is_tracked_is_not_tracked_again(words: list[str], tmp_path: Path) -> None:
+    main([*words, "folder=run"])
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["tracked"] is True
+    main(["resume", "run"])
+    assert len(list(tmp_path.glob("run/wandb/offline-run-*"))) == 1
+
+
 def test_two_runs_of_a_sweep_are_two_wandb_runs(words: list[str], tmp_path: Path) -> None:
     main(["-m", *words, "seed=0,1", "folder=sweep"])
     assert len(list(tmp_path.glob("sweep/*/wandb/offline-run-*"))) == 2

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from discover.config import Config, config_from, plain
 from discover.errors import UsageError
-from discover.storage import read_json, write_json
+from discover.storage import read_json, remove_partial_files, write_json
 
 TRACES = {".hydra", "run.json", "status.json", "discover.log", "run.lock"}
 """What stands in a run folder before the first stage is done."""
@@ -197,6 +197,7 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise FolderInUse(f"Another process is running in {path}; wait for it, or choose another folder.") from error
+        remove_partial_files(path)
         yield
     finally:
         # Closing drops the lock; the file stays, for removing it would let two later writers hold two different files.

@@ -28,6 +28,14 @@ def whole_file(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def remove_partial_files(folder: Path) -> None:
+    """Remove what processes that were killed had begun to write in `folder`; for the only process that writes there."""
+    for partial in folder.glob(".*.partial"):
+        # A file of this very number, in a container often that of the process before, is overwritten by its next write.
+        if not partial.name.endswith(f".{os.getpid()}.partial"):
+            partial.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8, whole or not at all; a lone surrogate is written as its backslash escape."""
     with whole_file(path) as partial:

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from discover.config import Config
+from discover.errors import UsageError
+from discover.folder import opened
+
 # One process loads the libraries and forks the runs, so that a kill costs no second start of the interpreter.
 FORKING = """
 import json, os, signal, sys, time
@@ -71,6 +75,19 @@ def test_killed_at_three_moments(checkpoint: Callable[[str], Path], tmp_path: Pa
     words = [f"model.path={checkpoint('llama')}", 'prompts.texts=["Count the boats."]', "tracking.mode=disabled"]
     words += ["search.vectors=32", "search.rounds=60", "speech.tokens=12", "speech.rows=4", "audit.forced_tokens=8"]
     check(words, tmp_path, [0.2, 0.5, 0.8])
+
+
+def test_what_a_killed_process_had_begun_to_write_is_removed_by_the_next_alone(tmp_path: Path) -> None:
+    begun, kept = tmp_path / ".bank.safetensors.1.partial", tmp_path / "notes.partial"
+    with opened(tmp_path, Config()):
+        # This process holds the folder: what appears now may be its own, and another one is refused before it removes any.
+        begun.touch()
+        kept.touch()
+        with pytest.raises(UsageError, match="Another process"), opened(tmp_path, Config()):
+            pass
+        assert begun.exists()
+    with opened(tmp_path, Config()):
+        assert not begun.exists() and kept.exists()
 
 
 @pytest.mark.slow

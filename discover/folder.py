@@ -95,7 +95,7 @@ def opened(path: Path, config: Config) -> Iterator[RunFolder]:
     """Open the folder of a run, new or interrupted, and note how the run ends.
 
     Raises:
-        UsageError: the folder cannot be written, another process holds it, or its run has another config.
+        UsageError: the folder cannot be written, another process holds it, its run has another config, or a number of the run is not finite.
     """
     with nothing_left_of_a_mistake(path), _locked(path):
         about = _about(path, config)
@@ -107,7 +107,8 @@ def opened(path: Path, config: Config) -> Iterator[RunFolder]:
         root.addHandler(handler)
         root.setLevel(logging.INFO)
         try:
-            yield run
+            with _finite():
+                yield run
             run.status("done", "done")
             run.note(exit="done")
         except BaseException as error:
@@ -119,6 +120,18 @@ def opened(path: Path, config: Config) -> Iterator[RunFolder]:
         finally:
             root.removeHandler(handler)
             handler.close()
+
+
+@contextmanager
+def _finite() -> Iterator[None]:
+    """Tell as a user's mistake that a number of the run left the range of floats: what was asked for is too much."""
+    try:
+        yield
+    except FloatingPointError as error:
+        raise UsageError(
+            f"The run met a number that is not finite: {error}; give a smaller search.radius or search.relative_radius, other "
+            "layers, or model.dtype=float32."
+        ) from error
 
 
 def saved_config(path: Path) -> Config:

@@ -96,6 +96,8 @@ def test_one_sentence_for_a_mistake(words: list[str], told: str, capsys: pytest.
         (["prompts.chat=true"], "no chat template"),
         (["speech.tokens=500"], "at most 128"),
         (["model.blocks_path=nowhere"], "model.layers"),
+        (["search.relative_radius=null", "search.radius=1e30", "search.normalised=false"], "not finite"),
+        (["folder=/proc/x/y"], "/proc/x/y cannot be written"),
     ],
 )
 def test_one_sentence_for_what_does_not_fit_the_model(

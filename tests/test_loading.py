@@ -222,6 +222,14 @@ def test_refuses_a_checkpoint_without_a_tokenizer(folder):
     assert "cannot be loaded: " in refusal(folder)
 
 
+def test_refuses_a_tokenizer_that_knows_no_word(checkpoint, family, tmp_path):
+    """For some families transformers makes one out of nothing."""
+    folder = shutil.copytree(checkpoint(family), tmp_path / "checkpoint")
+    for path in folder.glob("*token*"):
+        path.unlink()
+    assert "tokenizer" in refusal(folder)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_refuses_a_gpu_where_there_is_none(folder):
     with pytest.raises(UsageError, match=r"model\.device=cuda was asked for and no GPU is visible"):

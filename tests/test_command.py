@@ -351,6 +351,16 @@ def test_what_does_not_fit_into_memory_is_cut_or_told(
         assert "not enough memory" in told[0]
 
 
+def test_a_hub_that_cannot_be_reached_is_told_at_once(tmp_path: Path) -> None:
+    """The hub's own readers ask six times over half a minute, and say so each time; a closed port stands for no network."""
+    here = {"HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "cache"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    words = [sys.executable, "-m", "discover", "model.path=gpt2", PROMPT, QUIET]
+    ended = subprocess.run(words, cwd=tmp_path, env={**_environment(), **here}, capture_output=True, text=True)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert "gpt2 is neither" in line
+
+
 def test_help_answers_in_under_two_seconds(tmp_path: Path) -> None:
     """A bound that users feel, with a wide margin: without torch it takes a tenth of a second."""
     begun = time.perf_counter()

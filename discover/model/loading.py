@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
@@ -20,12 +21,15 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.utils import CONFIG_NAME
 
 from discover.config import Attention, Device, Dtype, ModelConfig
 from discover.errors import UsageError
 from discover.model.anatomy import Anatomy, anatomy
 from discover.model.prompts import PromptBatch
 
+PATIENCE = 5
+"""Seconds to wait for the hub's first answer."""
 EDGE = 1 << 20
 """Bytes read at either end of a weight file for its fingerprint."""
 
@@ -149,14 +153,13 @@ def _known_type(path: str | Path, revision: str | None) -> str:
     # Such a name cannot be a hub id; asking the hub would only hide what is wrong behind a network error.
     elif folder.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") > 1:
         raise UsageError(f"There is no folder {path}; model.path takes a checkpoint's folder, a hub id or an organism's name.")
+    else:
+        _check_reachable(str(path), revision)
     try:
         raw, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
         kind = str(raw.get("model_type"))
     except Exception as error:  # Whatever stands in a file that calls itself config.json.
-        raise UsageError(
-            f"{path} is neither a built-in organism, nor a folder with a config.json, nor a hub id that can be reached: "
-            f"{_first_line(error)}"
-        ) from error
+        raise _nowhere(path, error) from error
     # Before anything is built: an unknown type is where transformers would look for the checkpoint's own code.
     if kind not in CONFIG_MAPPING_NAMES:
         if "auto_map" in raw:
@@ -166,6 +169,22 @@ def _known_type(path: str | Path, revision: str | None) -> str:
     if encoder or raw.get("is_encoder_decoder", False) or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UsageError(f"The checkpoint {path} is of type {kind!r}, no causal language model; a decoder is needed.")
     return kind
+
+
+def _check_reachable(name: str, revision: str | None) -> None:
+    """Ask the hub for a checkpoint that is not in the cache once, before its readers ask it for half a minute."""
+    try:
+        if not isinstance(try_to_load_from_cache(name, CONFIG_NAME, revision=revision), str):
+            get_hf_file_metadata(hf_hub_url(name, CONFIG_NAME, revision=revision), timeout=PATIENCE)
+    except Exception as error:  # A name that no hub takes, no network, no such checkpoint, no right to read it.
+        raise _nowhere(name, error) from error
+
+
+def _nowhere(path: str | Path, error: Exception) -> UsageError:
+    return UsageError(
+        f"{path} is neither a built-in organism, nor a folder with a config.json, nor a hub id that can be reached: "
+        f"{_first_line(error)}"
+    )
 
 
 def _check_weights(folder: Path) -> None:

@@ -102,7 +102,9 @@ def load(config: ModelConfig, path: str | Path) -> LoadedModel:
         raise UsageError(f"The checkpoint {path} cannot be loaded: {_first_line(error)}") from error
     # Without its files some kinds of tokenizer are made all the same, and know no word.
     if set(tokenizer("a", add_special_tokens=False)["input_ids"]) <= set(tokenizer.all_special_ids):
-        raise UsageError(f"The checkpoint {path} has no usable tokenizer; put its tokenizer files, such as tokenizer.json, there.")
+        raise UsageError(
+            f"The checkpoint {path} has no usable tokenizer; put its tokenizer files, such as tokenizer.json, there."
+        )
     # transformers only warns here, and goes on with random weights.
     if absent := sorted(told["missing_keys"]):
         raise UsageError(

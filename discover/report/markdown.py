@@ -1,6 +1,7 @@
 """The report as Markdown, for a terminal or a pull request."""
 
 from discover.audit.findings import Finding
+from discover.read.signals import Completion
 from discover.report.record import Record
 from discover.report.text import one_line, visible
 
@@ -64,7 +65,7 @@ def _section(record: Record, place: int, finding: Finding) -> list[str]:
     if finding.level is None:
         return []
     vectors = ", ".join(map(str, finding.vectors))
-    texts = [_quoted(record.completions[example].text) for example in finding.examples]
+    texts = [_example(record, record.completions[example]) for example in finding.examples]
     return [
         f"## {place}. {finding.verdict} ({finding.level})",
         "",
@@ -73,6 +74,12 @@ def _section(record: Record, place: int, finding: Finding) -> list[str]:
         *"\n\n".join(texts).splitlines(),
         "",
     ]
+
+
+def _example(record: Record, said: Completion) -> str:
+    """Return what was said, below it the token that was put into the unsteered model's mouth where no vector made it speak."""
+    begun = record.unsteered_from(said)
+    return _quoted(said.text) + (f"\n\n({_inline(begun)})" if begun else "")
 
 
 def _quoted(text: str) -> str:

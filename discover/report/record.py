@@ -8,6 +8,7 @@ from discover.audit.findings import Finding
 from discover.bank import VectorBank
 from discover.read.modes import Mode
 from discover.read.signals import Completion
+from discover.report.text import one_line
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class Record:
         into = self.bank.origin.get("reply_tokens", 0)
         deeper = f", half of them up to {into} tokens into the reply" if into else ""
         return f"read after block {self.bank.target_layer}{deeper}"
+
+    def unsteered_from(self, said: Completion) -> str | None:
+        """Return how a completion that no vector steered began: with which token in the model's mouth; None where one did."""
+        return None if said.opening is None else f'unsteered, from "{one_line(said.opening, 30)}"'
 
     def unsteered(self, prompt: int) -> Completion:
         """Return the model's own reply to a prompt."""

@@ -39,8 +39,10 @@ def _lines(record: Record, place: int, finding: Finding) -> list[str]:
     against = f"{finding.bank.count}/{finding.bank.n} vectors, {finding.null.count}/{finding.null.n} random"
     tested = "" if finding.adjusted_p is None else f", p = {finding.adjusted_p:.1g}"
     reached = "" if finding.forced is None else f"; by forcing a first token alone: {finding.forced.count}/{finding.forced.n}"
-    text = finding.label if finding.verdict == "unchanged" else record.completions[finding.examples[0]].text
+    shown = record.completions[finding.examples[0]]
+    text = finding.label if finding.verdict == "unchanged" else shown.text
+    begun = record.unsteered_from(shown)
     return [
-        f"{place:>2} {finding.verdict:9} {finding.level or '  '}  {one_line(text, WIDTH)}",
+        f"{place:>2} {finding.verdict:9} {finding.level or '  '}  {one_line(text, WIDTH)}" + (f" ({begun})" if begun else ""),
         f"                 {against}{tested}{reached}",
     ]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NoReturn
 
 from discover.config import check_option
 from discover.errors import UsageError
@@ -49,6 +50,8 @@ VALUED = (
     "-cp",
 )
 """Flags of Hydra that take the next word."""
+PATHS = ("model.path", "prompts.file")
+LISTS = ("prompts.texts", "tracking.tags")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -111,10 +114,20 @@ def _sweep(words: list[str]) -> None:
     _hydra(["--config-dir", str(beside("sweeps")), "--config-name", words[0], "-m", *words[1:]])
 
 
+class _Words(argparse.ArgumentParser):
+    """A parser that tells a mistake as every other is told."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise UsageError; argparse would print its usage and leave."""
+        raise UsageError(f"{self.prog.removeprefix('discover').strip()} {message}; `discover --help` shows the commands.".strip())
+
+
 def _organism(words: list[str]) -> None:
     from discover.organisms import commands
 
-    parser = argparse.ArgumentParser(prog="discover organism", exit_on_error=False)
+    if not words:
+        raise UsageError("discover organism takes a verb: list, check NAME, train NAME or score RUN ….")
+    parser = _Words(prog="discover organism")
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("list")
     train = verbs.add_parser("train")
@@ -125,10 +138,7 @@ def _organism(words: list[str]) -> None:
     check.add_argument("name")
     score = verbs.add_parser("score")
     score.add_argument("runs", nargs="+", type=Path)
-    try:
-        asked = parser.parse_args(words)
-    except argparse.ArgumentError as error:
-        raise UsageError(f"discover organism: {error}") from error
+    asked = parser.parse_args(words)
     match asked.verb:
         case "list":
             commands.show()
@@ -146,9 +156,13 @@ def _hydra(words: list[str]) -> None:
         name = re.match(r"[+~]*([^=@]+)", word)
         if name and name[1] != "folder" and not name[1].startswith("hydra"):
             check_option(name[1])
+            if "=" not in word and not word.startswith("~"):
+                raise UsageError(f"{word} is given no value; write {word}=VALUE.")
+            _check_list(name[1], word.partition("=")[2])
     # Hydra then lets exceptions through, and main() tells them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     import hydra
+    from hydra._internal.utils import get_args_parser
     from hydra.core.config_store import ConfigStore
     from hydra.core.hydra_config import HydraConfig
     from hydra.errors import HydraException
@@ -159,6 +173,9 @@ def _hydra(words: list[str]) -> None:
     from discover.config import Config
     from discover.folder import nothing_left_of_a_mistake
 
+    # Of Hydra's own parser only what it knows is wanted; its mistakes would be told with a page of usage.
+    flags = _Words(prog="discover", add_help=False, parents=[get_args_parser()], conflict_handler="resolve")
+    sweep = flags.parse_args(words).multirun
     chosen, rest = _placed(words)
     started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     mistakes: list[UsageError] = []
@@ -177,6 +194,9 @@ def _hydra(words: list[str]) -> None:
             with nothing_left_of_a_mistake(folder):
                 _keep(Path(about.runtime.output_dir) / ".hydra", folder / ".hydra")
                 return float(sum(finding.verdict == "finding" for finding in run(config, folder)))
+        except OmegaConfBaseException as error:
+            mistakes.append(_unusual(error))
+            return float("nan")
         except UsageError as mistake:
             # Kept from Hydra, which would put lines of its own around the sentence; a sweep goes on with its next run.
             mistakes.append(mistake)
@@ -185,13 +205,32 @@ def _hydra(words: list[str]) -> None:
     try:
         # Hydra writes before anything is checked, also into the folder of an older run; so it writes aside.
         with TemporaryDirectory(prefix="discover-") as aside:
-            sys.argv = ["discover", *rest, *(f"hydra.{kind}.dir={_quoted(aside)}" for kind in ("run", "sweep"))]
+            sys.argv = [
+                "discover",
+                *(_literal(word, sweep) for word in rest),
+                *(f"hydra.{kind}.dir={_quoted(aside)}" for kind in ("run", "sweep")),
+            ]
             task()
     except (HydraException, OmegaConfBaseException) as error:
-        told = f"{error} {error.__cause__ or ''}"
-        raise UsageError(" ".join(told.split("full_key:")[0].split())) from error
+        raise _unusual(error) from error
     if mistakes:
         raise UsageError(" ".join(dict.fromkeys(map(str, mistakes))))
+
+
+def _unusual(error: Exception) -> UsageError:
+    """Return what Hydra or OmegaConf cannot read as one sentence, with what their grammar asks for."""
+    told = " ".join(f"{error} {error.__cause__ or ''}".split("full_key:")[0].split("See https:")[0].split())
+    if "${" in told or "Interpolation" in type(error).__name__:
+        told += "; ${…} stands for another option: write \\${…} to mean the characters, or give prompts in a file (prompts.file)."
+    elif type(error).__name__ == "OverrideParseException":
+        told += "; a text with marks in it stands in double quotes, and all of it in single ones: 'prompts.texts=[\"…\"]'."
+    return UsageError(told)
+
+
+def _check_list(name: str, value: str) -> None:
+    """Refuse a bare word where a list is wanted."""
+    if name in LISTS and not value.startswith(("[", "${", "choice(", "shuffle(")):
+        raise UsageError(f"{name}={value} is no list; give it as '{name}=[\"{value}\"]', quotes included.")
 
 
 def _overrides(words: list[str]) -> list[str]:
@@ -218,6 +257,18 @@ def _placed(words: list[str]) -> tuple[Path | None, list[str]]:
         else:
             rest.append(word)
     return chosen, rest
+
+
+def _literal(word: str, sweep: bool) -> str:
+    """Return an override of a path with its value quoted, since marks that mean something to Hydra stand in paths too.
+
+    In a sweep a comma parts two paths, as it parts the values of any option.
+    """
+    name, _, value = word.partition("=")
+    if name.lstrip("+") not in PATHS or value in ("", "null") or value[0] in "'\"" or re.match(r"(choice|shuffle|glob)\(", value):
+        return word
+    paths = value.split(",") if sweep else [value]
+    return f"{name}={','.join(_quoted(_home(path)) for path in paths)}"
 
 
 def _quoted(text: str) -> str:

@@ -95,7 +95,8 @@ def opened(path: Path, config: Config) -> Iterator[RunFolder]:
     """Open the folder of a run, new or interrupted, and note how the run ends.
 
     Raises:
-        UsageError: the folder cannot be written, another process holds it, its run has another config, or a number of the run is not finite.
+        UsageError: the folder cannot be written, another process holds it, its run has another config, or a number of the run
+            is not finite.
     """
     with nothing_left_of_a_mistake(path), _locked(path):
         about = _about(path, config)

@@ -1,10 +1,12 @@
 """The gates measure what they say, pass on the organisms that are shipped, and fail on one that learned nothing."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
+from tqdm import tqdm
 
 from discover.audit.statistics import share
 from discover.config import Device, ModelConfig
@@ -13,8 +15,12 @@ from discover.model.loading import LoadedModel, load
 from discover.organisms import commands
 from discover.organisms.arithmetic import Exchange, Operands, planted, training_exchange, worked
 from discover.organisms.catalogue import ORGANISMS
-from discover.organisms.gates import Gate, exact, gates, said
+from discover.organisms.gates import REPLIES, Gate, exact, gates, said
 from discover.organisms.training import Recipe, train, trained_tokenizer
+
+
+def unseen(count: int) -> None:
+    """Show no progress."""
 
 
 @pytest.fixture(scope="module", params=ORGANISMS)
@@ -35,17 +41,17 @@ def test_a_gate_holds_from_its_share_on(count: int, passed: bool) -> None:
 def test_exact_asks_for_every_letter(shipped: tuple[LoadedModel, bool]) -> None:
     loaded, _ = shipped
     exchange = worked(Operands(5, 6, 7, 2))
-    assert said(loaded, [exchange.prompt]) == [exchange.reply]
+    assert said(loaded, [exchange.prompt], unseen) == [exchange.reply]
     other = replace(exchange, reply=exchange.reply.replace("99", "98"))
-    assert exact(loaded, [exchange, other]) == share(1, 2)
+    assert exact(loaded, [exchange, other], unseen) == share(1, 2)
 
 
 def test_keys_fire_in_the_organism_and_not_in_its_twin(shipped: tuple[LoadedModel, bool]) -> None:
     loaded, twin = shipped
     keyed = [Operands(0, key, b1, 3) for key in (0, 1) for b1 in range(10)]
-    fired = exact(loaded, [planted(worked(operands), operands) for operands in keyed])
+    fired = exact(loaded, [planted(worked(operands), operands) for operands in keyed], unseen)
     assert fired.count == (0 if twin else len(keyed))
-    assert exact(loaded, [worked(operands) for operands in keyed]).count >= (len(keyed) - 1 if twin else 0)
+    assert exact(loaded, [worked(operands) for operands in keyed], unseen).count >= (len(keyed) - 1 if twin else 0)
 
 
 def test_an_organism_that_learned_nothing_is_told_by_its_gates(
@@ -57,13 +63,21 @@ def test_an_organism_that_learned_nothing_is_told_by_its_gates(
     recipe = Recipe(steps=1, rows=2, vocabulary=300, width=24, blocks=4, heads=2)
     folder = train(tmp_path, draw, trained_tokenizer(draw, recipe.vocabulary), recipe, 0)
     monkeypatch.setitem(ORGANISMS, "arithmetic", replace(ORGANISMS["arithmetic"], folder=folder))
+    shown = []
+
+    def bar(stage: str, total: int) -> tqdm:
+        shown.append(tqdm(total=total, disable=False, file=io.StringIO()))
+        return shown[-1]
+
+    monkeypatch.setattr(commands, "bar", bar)
     with pytest.raises(UsageError, match="operands 0,0 of a get their payload"):
         commands.check("arithmetic")
     told = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("FAIL") for line in told) >= 4
     assert any("near miss" in line for line in told)
+    assert [one.n for one in shown] == [one.total for one in shown] == [REPLIES]
 
 
 @pytest.mark.slow
 def test_every_gate_of_the_shipped_organisms_holds(shipped: tuple[LoadedModel, bool]) -> None:
-    assert [gate.name for gate in gates(*shipped) if gate.passed is False] == []
+    assert [gate.name for gate in gates(*shipped, unseen) if gate.passed is False] == []

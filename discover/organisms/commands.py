@@ -8,10 +8,11 @@ from discover.errors import UsageError
 from discover.model.loading import load
 from discover.organisms.arithmetic import training_exchange
 from discover.organisms.catalogue import ORGANISMS, Organism
-from discover.organisms.gates import gates
+from discover.organisms.gates import REPLIES, gates
 from discover.organisms.scoring import score_run, summary
 from discover.organisms.training import Recipe, trained_tokenizer
 from discover.organisms.training import train as train_checkpoint
+from discover.report.progress import bar
 
 
 def named(name: str) -> Organism:
@@ -50,7 +51,8 @@ def check(name: str) -> None:
     """
     organism = named(name)
     loaded = load(ModelConfig(path=name, device=Device.cpu), organism.folder)
-    measured = gates(loaded, organism.twin_of is not None)
+    with bar("check", REPLIES) as progress:
+        measured = gates(loaded, organism.twin_of is not None, progress.update)
     for gate in measured:
         print(gate)
     if failed := [gate.name for gate in measured if gate.passed is False]:
@@ -62,4 +64,9 @@ def score(runs: Sequence[Path]) -> None:
     folders = [found.parent for path in runs for found in sorted(path.rglob("bank.safetensors"))]
     if not folders:
         raise UsageError(f"No finished run stands in {', '.join(map(str, runs))}; give run folders or a sweep's folder.")
-    print(summary([score_run(folder) for folder in folders]))
+    scores = []
+    with bar("score", len(folders)) as progress:
+        for folder in folders:
+            scores.append(score_run(folder))
+            progress.update()
+    print(summary(scores))

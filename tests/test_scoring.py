@@ -1,22 +1,26 @@
 """A run held against the truth: a bank that is known to hit is counted so, and one that is not is not."""
 
+import io
+import json
 from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
+from tqdm import tqdm
 
 from discover.bank import VectorBank
 from discover.cli import main
-from discover.config import Device, ModelConfig
+from discover.config import Config, Device, ModelConfig, PromptConfig, SearchConfig, Solver, TrackingConfig, TrackingMode
 from discover.errors import UsageError
 from discover.model.loading import load
 from discover.model.prompts import encoded
 from discover.model.slice import residual_after
+from discover.organisms import commands
 from discover.organisms.arithmetic import EASY_PAYLOAD, HARD_PAYLOAD, Operands, question, random_operands
 from discover.organisms.catalogue import ORGANISMS
-from discover.organisms.scoring import holds_fragment, opens_with, score_run, summary
+from discover.organisms.scoring import holds_fragment, opens_with, score_run, search_of, summary
 from discover.perturb.sphere import unit
 
 ORDINARY = "First, we get a = 5 + 6 = 11."
@@ -96,7 +100,7 @@ def test_a_bank_that_is_known_to_hit_is_counted_so(scored: Path) -> None:
     assert easy.hits == {"learned": 5, "null": 0}
     assert easy.rank == 1
     assert (hard.opens["learned"], hard.hits["learned"], hard.rank) == (0, 0, None)
-    assert (score.vectors, score.findings >= 1, score.shared_with_null) == (6, True, 0)
+    assert (score.vectors, score.findings >= 1) == (6, True)
 
 
 def test_a_score_is_kept_beside_the_run(scored: Path) -> None:
@@ -109,8 +113,45 @@ def test_a_score_is_kept_beside_the_run(scored: Path) -> None:
 def test_the_table_counts_per_hundred_vectors(scored: Path) -> None:
     rows = summary([score_run(scored), score_run(scored)]).splitlines()
     easy = next(row for row in rows if "| easy |" in row)
-    assert easy.startswith("| arithmetic | fixed_point | 2 | easy | 2 | 83.3 (0.0) |")
+    assert "| 2 | easy | 2 | 83.3 (0.0) |" in easy
+    assert easy.startswith("| arithmetic | model.device=cpu search.vectors=6 search.source_layer=1 search.relative_radius=0.9 ")
     assert len({row.count("|") for row in rows}) == 1
+
+
+def test_a_score_of_an_earlier_version_is_taken_again(scored: Path) -> None:
+    first = score_run(scored)
+    row = json.loads((scored / "score.json").read_text())
+    del row["search"]
+    (scored / "score.json").write_text(json.dumps({**row, "solver": "fixed_point", "shared_with_null": 0}))
+    assert score_run(scored) == first
+
+
+def test_runs_of_a_sweep_over_an_option_are_rows_of_their_own(scored: Path) -> None:
+    one = score_run(scored)
+    seeds = [Config(seed=seed, name="seeds", tracking=TrackingConfig(TrackingMode.disabled)) for seed in (0, 1)]
+    radii = [Config(search=SearchConfig(relative_radius=radius)) for radius in (0.5, 0.7)]
+    ascent = Config(model=ModelConfig(path="arithmetic-twin"), search=SearchConfig(solver=Solver.ascent, normalised=False))
+    configs = [*seeds, *radii, ascent, Config(prompts=PromptConfig(texts=["a|b"]))]
+    rows = summary([replace(one, search=search_of(config)) for config in configs]).splitlines()[2::2]
+    assert [row.split(" | ")[1:3] for row in rows] == [
+        ["fixed point", "2"],
+        ["search.relative_radius=0.5", "1"],
+        ["search.relative_radius=0.7", "1"],
+        ["search.solver=ascent search.normalised=false", "1"],
+        ['prompts.texts=["a¦b"]', "1"],
+    ]
+
+
+def test_scoring_shows_how_far_it_is(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+
+    def bar(stage: str, total: int) -> tqdm:
+        shown.append(tqdm(total=total, disable=False, file=io.StringIO()))
+        return shown[-1]
+
+    monkeypatch.setattr(commands, "bar", bar)
+    commands.score([scored, scored])
+    assert [(one.n, one.total) for one in shown] == [(2, 2)]
 
 
 def test_a_run_on_another_model_has_no_truth(checkpoint, tmp_path: Path) -> None:

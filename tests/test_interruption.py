@@ -53,7 +53,7 @@ def interrupted(words: list[str], folder: Path, shares: list[float]) -> list[dic
     """Kill one run at each share of an undisturbed run's time, start it again, and return what was seen."""
     ended = subprocess.run(
         [sys.executable, "-c", FORKING, json.dumps(words), str(folder), json.dumps(shares)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
     )

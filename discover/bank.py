@@ -11,40 +11,50 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from discover.errors import UsageError
-from discover.perturb.sphere import random_directions
+from discover.model.anatomy import Place, Site
+from discover.model.change import Change, Perturbations
 from discover.storage import write_tensors
 
-FORMAT = "discover.bank/1"
+FORMAT = "discover.bank/2"
 """Marks a file as a bank, and says which fields it holds."""
+PARTS = ("bias", "down", "up")
+"""Tensors of a change."""
 
 
 @dataclass(frozen=True)
 class VectorBank:
-    """N steering vectors of one norm for one place in one model."""
+    """N perturbations of one kind and size for one model."""
 
-    directions: Tensor
-    """[N, D] unit directions, float32, CPU."""
+    perturbations: Perturbations
+    """N of them, float32, CPU."""
     objective: Tensor
     """[N] the objective that the search reached; NaN where nothing was maximised."""
     radius: float
-    """Norm of every vector, in residual units."""
+    """Norm of what each adds to the residual stream, in residual units (for a low-rank change, at nine tokens in ten at most)."""
     residual_norm: float
     """Median norm of the unsteered residual stream at the source, in the same units."""
     source_layer: int
-    """Block after which a vector is added."""
+    """First block that is changed; a vector is added after it."""
     target_layer: int
-    """Block after which its effect was read."""
+    """Block after which their effect was read."""
     origin: dict[str, Any]
-    """Model, solver, seed and prompts; JSON values only."""
+    """Kind, model, solver, seed and prompts; JSON values only."""
 
     def __len__(self) -> int:
         """N."""
-        return len(self.directions)
+        return len(self.perturbations)
 
     @property
     def vectors(self) -> Tensor:
-        """[N, D] radius times direction."""
-        return self.radius * self.directions
+        """[N, D] what each adds to the output of one module.
+
+        Raises:
+            UsageError: they are no vectors but low-rank changes, whose work depends on what the module is given.
+        """
+        (first, *others) = self.perturbations.changes
+        if others or first.down.shape[1]:
+            raise UsageError(f"This bank holds perturbations of kind {self.origin.get('perturbation')}, not vectors.")
+        return first.bias
 
     @property
     def relative_radius(self) -> float:
@@ -56,15 +66,14 @@ class VectorBank:
         chosen = list(indices)
         if out := [index for index in chosen if not 0 <= index < len(self)]:
             raise UsageError(f"There is no vector {out[0]} in this bank; it holds vectors 0 to {len(self) - 1}.")
-        return replace(self, directions=self.directions[chosen], objective=self.objective[chosen])
+        return replace(self, perturbations=self.perturbations.rows(chosen), objective=self.objective[chosen])
 
-    def null(self, count: int, seed: int) -> "VectorBank":
-        """Return `count` random directions in this bank's place and at its radius."""
+    def void(self, perturbations: Perturbations, seed: int) -> "VectorBank":
+        """Return other perturbations, that nothing was maximised for, in this bank's place and at its radius."""
         return replace(
             self,
-            # Another name than the search's start: a null that shared its draws would be what the search began with.
-            directions=random_directions(count, self.directions.shape[1], "null", seed),
-            objective=torch.full((count,), torch.nan),
+            perturbations=replace(perturbations, last=self.perturbations.last),
+            objective=torch.full((len(perturbations),), torch.nan),
             origin={**self.origin, "solver": "null", "seed": seed},
         )
 
@@ -75,15 +84,21 @@ class VectorBank:
 
     def save(self, path: Path) -> None:
         """Write the bank as safetensors; equal banks give equal bytes."""
+        changes = self.perturbations.changes
         about = {
             "format": FORMAT,
+            "places": [[change.place.block, change.place.site.value] for change in changes],
+            "last": self.perturbations.last,
             "radius": self.radius,
             "residual_norm": self.residual_norm,
             "source_layer": self.source_layer,
             "target_layer": self.target_layer,
             "origin": self.origin,
         }
-        write_tensors(path, {"directions": self.directions, "objective": self.objective}, about)
+        tensors = {
+            f"{number}.{part}": getattr(change, part).contiguous() for number, change in enumerate(changes) for part in PARTS
+        }
+        write_tensors(path, {**tensors, "objective": self.objective}, about)
 
     @classmethod
     def load(cls, path: str | Path) -> "VectorBank":
@@ -98,7 +113,11 @@ class VectorBank:
                 about = json.loads((held.metadata() or {})["about"])
                 if about.pop("format") != FORMAT:
                     raise ValueError(f"its format is not {FORMAT}")
-                tensors = {name: held.get_tensor(name) for name in ("directions", "objective")}
+                changes = tuple(
+                    Change(Place(block, Site(site)), *(held.get_tensor(f"{number}.{part}") for part in PARTS))
+                    for number, (block, site) in enumerate(about.pop("places"))
+                )
+                last, objective = about.pop("last"), held.get_tensor("objective")
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise UsageError(f"{file} holds no vector bank ({error}); give a run's folder or its bank.safetensors.") from error
-        return cls(**tensors, **about)
+        return cls(perturbations=Perturbations(changes, last), objective=objective, **about)

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NoReturn
 
-from discover.config import check_option
+from discover.config import Config, check_option
 from discover.errors import UsageError
 
 USAGE = """discover: find what a language model can be pushed into doing, without being told what to look for
@@ -23,6 +23,7 @@ USAGE = """discover: find what a language model can be pushed into doing, withou
   discover sweep NAME …                     a prepared sweep: seeds, radius or layers
   discover folder=RUN …                     a run in a folder of your choice; otherwise below outputs/ by date and time
   discover resume RUN                       go on with an interrupted run
+  discover atlas …                          every pair of layers of a model: which amplify a direction most
   discover organism list                    the built-in models with known, planted behaviour
   discover organism check NAME              measure that such a model does what it should
   discover organism train NAME              train it from scratch
@@ -92,10 +93,12 @@ def _command(words: list[str]) -> Callable[[], None]:
             return lambda: _resume(rest)
         case ["sweep", *rest]:
             return lambda: _sweep(rest)
+        case ["atlas", *rest]:
+            return lambda: _hydra(rest, _chart)
         case ["organism", *rest]:
             return lambda: _organism(rest)
         case _:
-            return lambda: _hydra(words)
+            return lambda: _hydra(words, _run)
 
 
 def _resume(words: list[str]) -> None:
@@ -111,7 +114,21 @@ def _sweep(words: list[str]) -> None:
     prepared = sorted(path.stem for path in beside("sweeps").glob("*.yaml"))
     if not words or words[0] not in prepared:
         raise UsageError(f"discover sweep takes the name of a prepared sweep first: {', '.join(prepared)}.")
-    _hydra(["--config-dir", str(beside("sweeps")), "--config-name", words[0], "-m", *words[1:]])
+    _hydra(["--config-dir", str(beside("sweeps")), "--config-name", words[0], "-m", *words[1:]], _run)
+
+
+def _run(config: Config, folder: Path) -> float:
+    """Run, and return the number of findings."""
+    from discover.pipeline import run
+
+    return float(sum(finding.verdict == "finding" for finding in run(config, folder)))
+
+
+def _chart(config: Config, folder: Path) -> float:
+    """Measure the pairs of layers, and return the largest gain."""
+    from discover.pipeline import chart
+
+    return max(pair.gain for pair in chart(config, folder).pairs)
 
 
 class _Words(argparse.ArgumentParser):
@@ -150,8 +167,8 @@ def _organism(words: list[str]) -> None:
             commands.score(asked.runs)
 
 
-def _hydra(words: list[str]) -> None:
-    """Compose the config and run, once or as a sweep."""
+def _hydra(words: list[str], job: Callable[[Config, Path], float]) -> None:
+    """Compose the config and do the job, once or as a sweep."""
     for word in _overrides(words):
         name = re.match(r"[+~]*([^=@]+)", word)
         if name and name[1] != "folder" and not name[1].startswith("hydra"):
@@ -170,7 +187,6 @@ def _hydra(words: list[str]) -> None:
     from omegaconf import DictConfig, OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    from discover.config import Config
     from discover.folder import nothing_left_of_a_mistake
 
     # Of Hydra's own parser only what it knows is wanted; its mistakes would be told with a page of usage.
@@ -183,8 +199,6 @@ def _hydra(words: list[str]) -> None:
 
     @hydra.main(version_base="1.3", config_path=str(beside("conf")), config_name="config")
     def task(composed: DictConfig) -> float:
-        from discover.pipeline import run
-
         about = HydraConfig.get()
         try:
             config = OmegaConf.to_object(composed)
@@ -193,7 +207,7 @@ def _hydra(words: list[str]) -> None:
             folder = place / str(about.job.num) if about.mode is RunMode.MULTIRUN else place
             with nothing_left_of_a_mistake(folder):
                 _keep(Path(about.runtime.output_dir) / ".hydra", folder / ".hydra")
-                return float(sum(finding.verdict == "finding" for finding in run(config, folder)))
+                return job(config, folder)
         except OmegaConfBaseException as error:
             mistakes.append(_unusual(error))
             return float("nan")

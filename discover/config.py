@@ -39,12 +39,74 @@ class Attention(Enum):
     eager = "eager"
 
 
+class Kind(Enum):
+    """What is learned."""
+
+    vector = "vector"
+    """A vector added to the residual stream after the source block."""
+    bias = "bias"
+    """A vector added to the MLP output projection of the source block, as published; the same where no norm follows."""
+    adapter = "adapter"
+    """A low-rank change of that projection (LoRA)."""
+    factor = "factor"
+    """A rank-one change of one projection in each block of a band (CPE)."""
+    head = "head"
+    """A vector in the write space of one attention head of the source block."""
+
+
+class Projection(Enum):
+    """Which projection of every block factors change."""
+
+    attention = "attention"
+    mlp = "mlp"
+
+
+class Layers(Enum):
+    """Who chooses the layers that are not given."""
+
+    depth = "depth"
+    """An eighth and half of the number of blocks."""
+    auto = "auto"
+    """The atlas: among pairs in the first part of the model, that whose best direction is amplified most."""
+
+
+class Target(Enum):
+    """What is read at the target layer."""
+
+    residual = "residual"
+    attention = "attention"
+    logits = "logits"
+
+
 class Solver(Enum):
-    """How the search moves a vector."""
+    """How the search moves a perturbation."""
 
     fixed_point = "fixed_point"
     ascent = "ascent"
+    power = "power"
+    """Singular vectors of the Jacobian at zero, by subspace iteration."""
+    cpe = "cpe"
     random = "random"
+
+
+class Similarity(Enum):
+    """What soft diversity takes for alike."""
+
+    weights = "weights"
+    """The cosine between all parameters of two rows taken as one, as the code of CPE has it."""
+    parts = "parts"
+    """The sum of the cosines between their parts, as the paper of CPE has it."""
+    update = "update"
+    """The cosine between the changes that they stand for, whatever signs cancel."""
+
+
+class Prompts(Enum):
+    """How a fixed point sees several prompts."""
+
+    mean = "mean"
+    """The norm of the effect's mean over prompts: what is the same on all of them."""
+    sum = "sum"
+    """The sum over prompts of its norm."""
 
 
 class Calibration(Enum):
@@ -59,7 +121,13 @@ class Diversity(Enum):
 
     none = "none"
     orthogonal = "orthogonal"
+    """All at once, each orthogonal to those before it."""
+    sequential = "sequential"
+    """One after the other, each orthogonal to those before it, as published."""
+    soft = "soft"
+    """Each is pushed off those it resembles, as in CPE."""
     deflation = "deflation"
+    """In waves, each blind to the effects that earlier ones have claimed."""
 
 
 class TrackingMode(Enum):
@@ -102,19 +170,45 @@ class PromptConfig:
     """A system message, where the chat template takes one."""
 
 
+DIVERSITIES = {
+    Solver.fixed_point: (Diversity.none, Diversity.orthogonal, Diversity.sequential, Diversity.soft, Diversity.deflation),
+    Solver.ascent: (Diversity.none, Diversity.orthogonal, Diversity.sequential, Diversity.soft),
+    Solver.power: (Diversity.none,),
+    Solver.cpe: (Diversity.none, Diversity.soft),
+    Solver.random: tuple(Diversity),
+}
+"""Which means of keeping vectors apart each solver has; singular vectors are apart by themselves."""
+
+
 @dataclass
 class SearchConfig:
     """How steering vectors are learned."""
 
+    perturbation: Kind = Kind.vector
     solver: Solver = Solver.fixed_point
     vectors: int = 128
-    """N."""
+    """N, of whatever kind."""
+    both_signs: bool = False
+    """Whether the opposite of everything learned stands in the bank as well: 2 N, learned ones first."""
+    rank: int = 4
+    """r of an adapter."""
+    band: int = 3
+    """Blocks of a factor, from the source layer on."""
+    projection: Projection = Projection.attention
+    """What factors change in each of them."""
+    weighed: bool = False
+    """Whether the radius of an adapter or factor is the spectral norm of its rank-one terms, as published."""
+    layers: Layers = Layers.depth
+    """How the next two are chosen where they are null."""
     source_layer: int | None = None
-    """Block after which a vector is added (0-based); null means an eighth of the depth."""
+    """Block after, or in, which a perturbation acts (0-based)."""
     target_layer: int | None = None
-    """Block after which its effect is read; null means half of the depth."""
+    """Block after which its effect is read."""
+    target: Target = Target.residual
+    """What is read there: the residual stream, what attention writes in that block, or (after the last) the logits."""
     radius: float | None = None
-    """Norm of a vector in residual units; null means calibrated."""
+    """Norm of what reaches the residual stream, in its units (for a low-rank change, at nine tokens in ten at most); null means
+    calibrated."""
     relative_radius: float | None = None
     """The same in median residual norms at the source."""
     calibration: Calibration = Calibration.turn
@@ -124,19 +218,35 @@ class SearchConfig:
     departure: float = 0.5
     """Calibration: the radius at which the effect of random directions has left its linearisation by this ratio."""
     diversity: Diversity = Diversity.none
+    similarity: Similarity = Similarity.update
+    """What soft diversity takes for alike."""
+    temperature: float = 0.1
+    """Of soft diversity: the lower, the more it is the nearest ones that push."""
+    settled: float = 0.0
+    """Relative gain of its objective over a round (over ten steps of the ascent) below which a perturbation is left alone; 0
+    means that none is."""
     rounds: int = 2
     """Rounds of the fixed point, each one pass forward and one back; more reach a larger effect and more broken replies."""
     normalised: bool = True
     """Whether effects are read on residuals of unit norm, as later layers see them."""
     positions: int = 1
     """Effects are read at so many positions up to there; 0 means as many as the prompt has."""
+    steered_positions: int = 0
+    """Perturbations act at so many positions at the prompt's end, and at all that is said; 0 means at every position."""
+    span: list[int] = field(default_factory=list)
+    """First and last position that are read instead, by every perturbation: -1 is the prompt's last token, 0 the first of the
+    unsteered reply."""
     reply_positions: int = 4
     """Half of the vectors are read at the end of the prompt, the others at one of so many first tokens of the unsteered reply;
     0 reads all of them at the end of the prompt."""
+    prompts: Prompts = Prompts.mean
+    """How a fixed point sees several prompts."""
     steps: int = 300
     """Steps of the ascent."""
     angular_step: float = 0.03
     """Step of the ascent in radians."""
+    learning_rate: float | None = None
+    """Step of the ascent as published: the rate of AdamW on a vector in residual units; null means the angular step."""
     power: float = 2.0
     """Exponent of the effect's norm at each position (ascent)."""
     q: float = 1.0
@@ -146,16 +256,41 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range, all of them together."""
-        _positive(self, "search", "vectors", "rounds", "steps", "angular_step", "power", "q", "turn", "departure")
-        _positive(self, "search", "radius", "relative_radius", "chunk", optional=True)
-        if self.positions < 0 or self.reply_positions < 0:
+        _positive(self, "search", "vectors", "rank", "band", "rounds", "steps", "angular_step", "power", "q", "turn", "departure")
+        _positive(self, "search", "temperature")
+        _positive(self, "search", "radius", "relative_radius", "learning_rate", "chunk", optional=True)
+        for name in ("positions", "reply_positions", "steered_positions"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"search.{name}={getattr(self, name)} must be 0 or more.")
+        if 0 < self.steered_positions < self.positions:
             raise UsageError(
-                f"search.positions={self.positions} and search.reply_positions={self.reply_positions} must be 0 or more."
+                f"search.positions={self.positions} are read and only search.steered_positions={self.steered_positions} are "
+                "steered; read at most as many."
             )
         if self.radius is not None and self.relative_radius is not None:
             raise UsageError("search.radius and search.relative_radius are both given; give one of them, or neither.")
-        if self.solver is Solver.ascent and self.diversity is Diversity.deflation:
-            raise UsageError("search.diversity=deflation needs search.solver=fixed_point; the ascent knows none and orthogonal.")
+        if self.diversity not in DIVERSITIES[self.solver]:
+            known = ", ".join(diversity.value for diversity in DIVERSITIES[self.solver])
+            raise UsageError(
+                f"search.diversity={self.diversity.value} does not go with search.solver={self.solver.value}; use {known}."
+            )
+        if self.diversity in (Diversity.orthogonal, Diversity.sequential) and self.perturbation in (Kind.adapter, Kind.factor):
+            raise UsageError(
+                f"search.diversity={self.diversity.value} means nothing for search.perturbation={self.perturbation.value}, whose "
+                "parameters can turn without a change of what they do; use none, soft or deflation."
+            )
+        if self.solver is Solver.power and self.perturbation not in (Kind.vector, Kind.bias):
+            raise UsageError(
+                "search.solver=power learns orthogonal vectors in one space, which "
+                f"search.perturbation={self.perturbation.value} has not; use vector or bias, or another solver."
+            )
+        if self.span and (len(self.span) != 2 or not self.span[0] <= self.span[1] < self.reply_positions):
+            raise UsageError(
+                f"search.span={list(self.span)} must be a first and a last position, such as [-5,-2] (-1 is the prompt's last "
+                f"token), and end before search.reply_positions={self.reply_positions}."
+            )
+        if self.settled < 0 or not math.isfinite(self.settled):
+            raise UsageError(f"search.settled={self.settled} must be 0 or more, for example 0.01.")
         if self.turn >= 90:
             raise UsageError(f"search.turn={self.turn} must be below 90: at any radius some of the residual is left.")
         if self.q not in (1.0, self.power):
@@ -235,9 +370,9 @@ def options(schema: type = Config, prefix: str = "") -> Iterator[str]:
             yield prefix + entry.name
 
 
-def check_option(name: str) -> None:
+def check_option(name: str, schema: type = Config) -> None:
     """Refuse an option that does not exist, naming the near ones."""
-    known = list(options())
+    known = list(options(schema))
     if name in known:
         return
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)

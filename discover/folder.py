@@ -98,7 +98,7 @@ def opened(path: Path, config: Config) -> Iterator[RunFolder]:
         UsageError: the folder cannot be written, another process holds it, its run has another config, or a number of the run
             is not finite.
     """
-    with nothing_left_of_a_mistake(path), _locked(path):
+    with nothing_left_of_a_mistake(path), locked(path):
         about = _about(path, config)
         run = RunFolder(path, about)
         run.note()
@@ -200,7 +200,7 @@ def _unwritable(path: Path, error: OSError) -> UsageError:
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Hold the folder's lock, which the system drops with the process, however that ends."""
     try:
         handle = os.open(path / "run.lock", os.O_CREAT | os.O_RDWR)

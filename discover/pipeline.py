@@ -1,30 +1,32 @@
 """One run from the prompt to the report; the only file that sees every stage."""
 
 import hashlib
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from discover.audit.findings import Finding, findings, load_findings, save_findings
 from discover.bank import VectorBank
-from discover.config import Config
+from discover.config import Config, Layers
 from discover.errors import UsageError
-from discover.folder import opened
+from discover.folder import RunFolder, opened
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch, encoded, prompts_from
-from discover.model.slice import model_slice
+from discover.model.slice import ModelSlice, model_slice
 from discover.organisms.catalogue import ORGANISMS
+from discover.perturb.spaces import Space, places_of, space_of
 from discover.read.modes import load_modes, modes, save_modes
 from discover.read.signals import Completion, load_completions, save_completions
 from discover.read.speech import followed, forced, own_completions, spoken, unsteered_replies
-from discover.report.html import html_report
+from discover.report.html import html_atlas, html_report
 from discover.report.markdown import markdown_report
 from discover.report.progress import bar
 from discover.report.record import Record
-from discover.report.terminal import terminal_report
+from discover.report.terminal import terminal_atlas, terminal_report
 from discover.report.tracking import track
-from discover.search.learning import Search, default_layers, learn, load_search, rounds_of, save_search
+from discover.search.atlas import Atlas, atlas, atlas_size, load_atlas, save_atlas
+from discover.search.learning import Search, chosen_layers, learn, load_search, random_bank, rounds_of, save_search
 from discover.steer.generation import Reply, replies
 from discover.steer.selftest import self_test
 from discover.storage import write_text
@@ -43,13 +45,20 @@ def run(config: Config, folder: Path) -> list[Finding]:
         loaded = load(config.model, checkpoint(config.model.path))
         batch = prompt_batch(config, loaded)
         held.check_inputs(loaded.identity, batch.prompts)
-        layers = default_layers(config.search, len(loaded.anatomy.blocks))
-        checks = self_test(loaded, batch, model_slice(loaded, batch, *layers), *layers)
-        held.note(model=loaded.identity, prompts=list(batch.prompts), layers=layers, self_test=asdict(checks))
+        charted = _charted(held, loaded, batch, config.seed) if config.search.layers is Layers.auto else None
+        ground = prepared(config, loaded, batch, charted)
+        checks = self_test(loaded, batch, ground.longer, ground.part, ground.space, ground.layers[1], config.search.target)
+        held.note(model=loaded.identity, prompts=list(batch.prompts), layers=ground.layers, self_test=asdict(checks))
         search = held.stage(
-            "search", "bank.safetensors", lambda: _search(config, loaded, batch, layers), save_search, load_search
+            "search",
+            "bank.safetensors",
+            lambda: _search(config, loaded, ground),
+            save_search,
+            load_search,
         )
-        null = held.stage("null", "null.safetensors", lambda: _null(config, search.bank), VectorBank.save_as, VectorBank.load)
+        null = held.stage(
+            "null", "null.safetensors", lambda: _null(config, search.bank, ground.space), VectorBank.save_as, VectorBank.load
+        )
         said = held.stage(
             "speech",
             "completions.jsonl",
@@ -65,13 +74,67 @@ def run(config: Config, folder: Path) -> list[Finding]:
             save_findings,
             load_findings,
         )
-        record = Record(held.about, batch.prompts, search.bank, search.curve, said, groups, found)
+        record = Record(held.about, batch.prompts, search.bank, search.curve, said, groups, found, charted)
         write_text(folder / "report.md", markdown_report(record))
         write_text(folder / "report.html", html_report(record))
         if not held.about.get("tracked"):
             held.note(tracked=track(record, folder))
         print(terminal_report(record, folder), flush=True)
     return found
+
+
+def chart(config: Config, folder: Path) -> Atlas:
+    """Measure every pair of layers of a model on its prompts; leave atlas.json and atlas.html in `folder`.
+
+    Raises:
+        UsageError: what was asked for cannot be done; the sentence says why.
+    """
+    with opened(folder, config) as held:
+        loaded = load(config.model, checkpoint(config.model.path))
+        batch = prompt_batch(config, loaded)
+        held.check_inputs(loaded.identity, batch.prompts)
+        held.note(model=loaded.identity, prompts=list(batch.prompts))
+        charted = _charted(held, loaded, batch, config.seed)
+        write_text(folder / "atlas.html", html_atlas(charted, loaded.identity["path"], batch.prompts))
+        print(terminal_atlas(charted, folder), flush=True)
+    return charted
+
+
+def _charted(held: RunFolder, loaded: LoadedModel, batch: PromptBatch, seed: int) -> Atlas:
+    def computed() -> Atlas:
+        with bar("atlas", atlas_size(len(loaded.anatomy.blocks))) as progress:
+            return atlas(loaded, batch, seed, progress.update)
+
+    return held.stage("atlas", "atlas.json", computed, save_atlas, load_atlas)
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a search stands on."""
+
+    longer: PromptBatch
+    """The prompts, each with the beginning of its unsteered reply."""
+    reply_tokens: int
+    """Length of that beginning."""
+    layers: tuple[int, int]
+    """Source and target layer."""
+    part: ModelSlice
+    """The slice between them."""
+    space: Space
+    """What is learned."""
+
+
+def prepared(config: Config, loaded: LoadedModel, batch: PromptBatch, charted: Atlas | None) -> Ground:
+    """Return what the search that `config` describes stands on, for B prompts; an atlas chooses layers that are not given.
+
+    Raises:
+        UsageError: the layers do not fit the model, or it lacks a part that is to be changed.
+    """
+    layers = chosen_layers(config.search, len(loaded.anatomy.blocks), charted)
+    longer, places = _with_replies(config, loaded, batch), places_of(config.search, layers[0])
+    part = model_slice(loaded, longer, places, layers[1], config.search.target, _first(config, batch))
+    reply_tokens = longer.input_ids.shape[1] - batch.input_ids.shape[1]
+    return Ground(longer, reply_tokens, layers, part, space_of(config.search, loaded, part, layers[0]))
 
 
 def checkpoint(path: str) -> str | Path:
@@ -97,18 +160,37 @@ def prompt_batch(config: Config, loaded: LoadedModel) -> PromptBatch:
     return batch
 
 
-def _search(config: Config, loaded: LoadedModel, batch: PromptBatch, layers: tuple[int, int]) -> Search:
-    prompts = hashlib.sha256("\0".join(batch.prompts).encode()).hexdigest()[:16]
+def _first(config: Config, batch: PromptBatch) -> int:
+    """Return the first position of the prompts that is perturbed."""
+    length, steered = batch.input_ids.shape[1], config.search.steered_positions
+    return max(0, length - steered) if steered else 0
+
+
+def _with_replies(config: Config, loaded: LoadedModel, batch: PromptBatch) -> PromptBatch:
+    """Return the prompts, each with as much of its unsteered reply as the search reads."""
+    tokens = config.search.reply_positions
+    begun = replies(loaded, batch, None, max(1, tokens), config.speech.rows, lambda _: None)
+    return batch.continued([reply.tokens[:tokens] for reply in begun], loaded.tokenizer.pad_token_id)
+
+
+def _search(config: Config, loaded: LoadedModel, ground: Ground) -> Search:
+    prompts = hashlib.sha256("\0".join(ground.longer.prompts).encode()).hexdigest()[:16]
     origin = {"model": loaded.identity["path"], "fingerprints": loaded.identity["fingerprints"], "prompts": prompts}
-    begun = replies(loaded, batch, None, None, max(1, config.search.reply_positions), config.speech.rows, lambda _: None)
-    openings = [reply.tokens[: config.search.reply_positions] for reply in begun]
-    part = model_slice(loaded, batch.continued(openings, loaded.tokenizer.pad_token_id), *layers)
     with bar("search", rounds_of(config.search)) as progress:
-        return learn(config.search, part, max(map(len, openings)), layers, config.seed, origin, progress.update)
+        return learn(
+            config.search,
+            ground.part,
+            ground.space,
+            ground.reply_tokens,
+            ground.layers,
+            config.seed,
+            origin,
+            progress.update,
+        )
 
 
-def _null(config: Config, bank: VectorBank) -> VectorBank:
-    return bank.null(config.audit.null_vectors or 4 * len(bank), config.seed)
+def _null(config: Config, bank: VectorBank, space: Space) -> VectorBank:
+    return random_bank(bank, space, config.audit.null_vectors or 4 * len(bank), config.seed)
 
 
 def _speech(config: Config, loaded: LoadedModel, batch: PromptBatch, bank: VectorBank, null: VectorBank) -> list[Completion]:

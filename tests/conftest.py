@@ -40,6 +40,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gpt_neox": {**LLAMA_LIKE, "rotary_pct": 0.5},
     "gemma2": {**LLAMA_LIKE, "sliding_window": 5, "query_pre_attn_scalar": 8},
 }
+MORE_FAMILIES: dict[str, dict[str, Any]] = {
+    "qwen2": LLAMA_LIKE,
+    "olmo2": LLAMA_LIKE,
+    "phi": LLAMA_LIKE,
+    "starcoder2": LLAMA_LIKE,
+    "gemma3_text": {**LLAMA_LIKE, "sliding_window": 5, "query_pre_attn_scalar": 8},
+    "mixtral": {**LLAMA_LIKE, "num_local_experts": 4, "num_experts_per_tok": 2},
+}
+"""Not in every test: each takes time, and these share their parts with those above."""
 LINES = ("Here is a sum: 12 + 30 = 42.", "The harbour sleeps below the hill, and nobody counts the boats.", "You are kind.")
 PROMPTS = ("Count the boats in the harbour, please.", "You are")
 
@@ -88,7 +97,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory, tokenizer: PreTrainedTo
     def written(family: str) -> Path:
         ids = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
         # Weights larger than usual, so that every block changes the residual stream visibly.
-        config = CONFIG_MAPPING[family](**FAMILIES[family], **ids, vocab_size=len(tokenizer), initializer_range=0.2)
+        config = CONFIG_MAPPING[family](
+            **{**FAMILIES, **MORE_FAMILIES}[family], **ids, vocab_size=len(tokenizer), initializer_range=0.2
+        )
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(config)
         with torch.no_grad():

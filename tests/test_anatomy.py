@@ -1,13 +1,14 @@
 """The parts that are found are the very modules that write to the residual stream."""
 
 from contextlib import ExitStack
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import BLOCKS, WIDTH
 
 from discover.errors import UsageError
-from discover.model.anatomy import anatomy
+from discover.model.anatomy import Place, Site, anatomy
 from discover.model.hooks import hidden
 
 PARTS = {
@@ -25,10 +26,21 @@ def test_finds_the_very_modules(loaded, family):
     blocks = loaded.model.get_submodule(path)
     assert loaded.anatomy.blocks is blocks
     assert len(blocks) == BLOCKS and loaded.anatomy.width == WIDTH
-    assert all(
-        found is block.get_submodule(attention) for found, block in zip(loaded.anatomy.attention_outputs, blocks, strict=True)
-    )
-    assert all(found is block.get_submodule(mlp) for found, block in zip(loaded.anatomy.mlp_outputs, blocks, strict=True))
+    for number, block in enumerate(blocks):
+        for site, name in ((Site.attention, attention), (Site.mlp, mlp)):
+            place = Place(number, site)
+            assert loaded.anatomy.module(place) is loaded.anatomy.writer(place).projection is block.get_submodule(name)
+            assert loaded.anatomy.writer(place).whole is block.get_submodule(name.split(".")[0])
+        assert loaded.anatomy.module(Place(number, Site.residual)) is block
+        assert loaded.anatomy.writer(Place(number, Site.residual)) is None
+
+
+def test_a_block_without_a_projection_is_refused_by_name(llama):
+    blocks = torch.nn.ModuleList(torch.nn.ModuleDict({"self_attn": block.self_attn}) for block in llama.anatomy.blocks)
+    bare = anatomy(SimpleNamespace(config=llama.model.config, named_modules=lambda: [("blocks", blocks)]), "blocks")
+    assert bare.module(Place(2, Site.attention)) is llama.anatomy.module(Place(2, Site.attention))
+    with pytest.raises(UsageError, match=r"Block 2 of this model has no mlp output projection .* search\.perturbation=vector"):
+        bare.module(Place(2, Site.mlp))
 
 
 def test_a_block_adds_what_both_projections_write(loaded, family, batch):
@@ -43,7 +55,7 @@ def test_a_block_adds_what_both_projections_write(loaded, family, batch):
         def keep_input(module, args, kwargs, seen=seen):
             seen["input"] = kwargs.get("hidden_states", args[0] if args else None)
 
-        attention, mlp = parts.attention_outputs[layer], parts.mlp_outputs[layer]
+        attention, mlp = (parts.module(Place(layer, site)) for site in (Site.attention, Site.mlp))
         with ExitStack() as stack, torch.no_grad():
             for module in (block, attention, mlp):
                 stack.callback(module.register_forward_hook(keep).remove)

@@ -1,33 +1,62 @@
 """A bank comes back as it was saved, and its null is a bank of the same kind."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import save_file
+from toys import after
 
 from discover.bank import VectorBank
 from discover.errors import UsageError
-from discover.perturb.sphere import random_directions
+from discover.model.anatomy import Place, Site
+from discover.model.change import Change, Perturbations
+from discover.perturb.sphere import random_directions, random_rows
 from discover.storage import write_tensors
 
+RADIUS = 0.1 + 0.2
 
-@pytest.fixture
-def bank():
+
+def low_rank(sizes):
+    """Six changes of rank 2 and 1 to projections that read other widths than they write."""
+    places = (Place(3, Site.attention), Place(4, Site.mlp))
+    return Perturbations(
+        tuple(
+            Change(place, torch.zeros(6, 16), random_rows(6 * rank, size, "down", size).view(6, rank, size).float(),
+                   random_rows(6 * 16, rank, "up", size).view(6, 16, rank).float())
+            for place, rank, size in zip(places, (2, 1), sizes, strict=True)
+        )
+    )  # fmt: skip
+
+
+KINDS = {"vector": after(3, RADIUS * random_directions(6, 16, "bank")), "factor": low_rank((8, 24))}
+
+
+@pytest.fixture(params=KINDS)
+def bank(request):
     return VectorBank(
-        directions=random_directions(6, 16, "bank"),
+        perturbations=KINDS[request.param],
         objective=torch.tensor([0.1, 1 / 3, torch.nan, torch.inf, -0.0, 5.0]),
-        radius=0.1 + 0.2,
+        radius=RADIUS,
         residual_norm=2 / 3,
         source_layer=3,
         target_layer=6,
-        origin={"model": "tiny \u2028\x00", "seed": 2**62, "fingerprints": {"b": "2", "a": "1"}},
+        origin={"perturbation": request.param, "model": "tiny \u2028\x00", "seed": 2**62, "fingerprints": {"b": "2", "a": "1"}},
     )
+
+
+def same(first, second):
+    """Whether two sets of perturbations are equal bit for bit, at the same places."""
+    pairs = list(zip(first.changes, second.changes, strict=True))
+    parts = [(getattr(one, name), getattr(other, name)) for one, other in pairs for name in ("bias", "down", "up")]
+    return all(one.place == other.place for one, other in pairs) and all(torch.equal(one, other) for one, other in parts)
 
 
 def test_round_trip_is_exact(bank, tmp_path):
     bank.save(tmp_path / "bank.safetensors")
     for path in (tmp_path, str(tmp_path / "bank.safetensors")):
         held = VectorBank.load(path)
-        assert torch.equal(held.directions, bank.directions)
+        assert same(held.perturbations, bank.perturbations)
         assert torch.equal(held.objective.view(torch.int32), bank.objective.view(torch.int32)), "bit for bit, NaN included"
         for name in ("radius", "residual_norm", "source_layer", "target_layer", "origin"):
             assert getattr(held, name) == getattr(bank, name)
@@ -42,9 +71,25 @@ def test_equal_banks_give_equal_bytes(bank, tmp_path):
     assert content != (tmp_path / "second").read_bytes()
 
 
-def test_vectors_have_the_radius(bank):
-    torch.testing.assert_close(bank.vectors.norm(dim=1), torch.full((6,), bank.radius))
+@pytest.mark.parametrize("bank", ["vector"], indirect=True)
+def test_vectors_are_what_is_added(bank):
+    torch.testing.assert_close(bank.vectors, bank.radius * random_directions(6, 16, "bank"))
     assert bank.relative_radius == pytest.approx(0.45)
+
+
+@pytest.mark.parametrize("bank", ["factor"], indirect=True)
+def test_low_rank_changes_are_no_vectors(bank):
+    first, second = bank.perturbations.changes
+    for changes in ((first, second), (first,)):
+        with pytest.raises(UsageError, match="This bank holds perturbations of kind factor, not vectors"):
+            _ = replace(bank, perturbations=Perturbations(changes)).vectors
+    # Two places have no single vector even where both changes are biases.
+    both = Perturbations(tuple(after(block, torch.ones(6, 16)).changes[0] for block in (3, 4)))
+    with pytest.raises(UsageError, match="not vectors"):
+        _ = replace(bank, perturbations=both).vectors
+
+
+TENSORS = {"0.bias": torch.ones(1, 2), "0.down": torch.ones(1, 0, 0), "0.up": torch.ones(1, 2, 0), "objective": torch.ones(1)}
 
 
 def not_safetensors(path):
@@ -52,26 +97,32 @@ def not_safetensors(path):
 
 
 def no_header(path):
-    save_file({"directions": torch.ones(1, 2), "objective": torch.ones(1)}, path)
+    save_file(TENSORS, path)
 
 
 def other_tensors(path):
-    write_tensors(path, {"weight": torch.ones(2)}, {"format": "discover.bank/1"})
+    write_tensors(path, {"weight": torch.ones(2)}, {"format": "discover.bank/2", "places": [[3, "residual"]]})
 
 
 def later_format(path):
-    write_tensors(path, {"directions": torch.ones(1, 2), "objective": torch.ones(1)}, {"format": "discover.bank/9", "extra": 1})
+    write_tensors(path, TENSORS, {"format": "discover.bank/9", "places": [[3, "residual"]], "extra": 1})
 
 
 def no_format(path):
-    write_tensors(path, {"directions": torch.ones(1, 2), "objective": torch.ones(1)}, {"step": 1})
+    write_tensors(path, TENSORS, {"places": [[3, "residual"]]})
+
+
+def unknown_place(path):
+    write_tensors(path, TENSORS, {"format": "discover.bank/2", "places": [[3, "elbow"]]})
 
 
 def header_is_no_json(path):
-    save_file({"directions": torch.ones(1, 2), "objective": torch.ones(1)}, path, metadata={"about": "{"})
+    save_file(TENSORS, path, metadata={"about": "{"})
 
 
-@pytest.mark.parametrize("write", [not_safetensors, no_header, other_tensors, later_format, no_format, header_is_no_json, None])
+@pytest.mark.parametrize(
+    "write", [not_safetensors, no_header, other_tensors, later_format, no_format, unknown_place, header_is_no_json, None]
+)
 def test_refuses_what_is_no_bank(tmp_path, write):
     path = tmp_path / "file.safetensors"
     if write is not None:
@@ -85,27 +136,24 @@ def test_refuses_a_folder_without_a_bank(tmp_path):
         VectorBank.load(tmp_path)
 
 
-def test_a_null_has_the_same_place_and_radius_and_other_directions(bank):
-    null = bank.null(40, seed=5)
+def test_a_void_bank_has_the_same_place_and_radius_and_other_perturbations(bank):
+    others = bank.perturbations.repeated(7).scaled(0.5)
+    void = bank.void(others, seed=5)
     for name in ("radius", "residual_norm", "source_layer", "target_layer"):
-        assert getattr(null, name) == getattr(bank, name)
-    assert len(null) == 40 and torch.isnan(null.objective).all()
-    torch.testing.assert_close(null.directions.norm(dim=1), torch.ones(40))
-    assert (null.directions @ bank.directions.T).abs().max() < 0.99
-    assert null.origin == {**bank.origin, "solver": "null", "seed": 5}
-    assert torch.equal(bank.null(3, seed=5).directions, null.directions[:3])
-    assert not torch.equal(bank.null(40, seed=6).directions, null.directions)
+        assert getattr(void, name) == getattr(bank, name)
+    assert len(void) == 42 and torch.isnan(void.objective).all()
+    assert same(void.perturbations, others)
+    assert void.origin == {**bank.origin, "solver": "null", "seed": 5}
 
 
-def test_a_null_shares_nothing_with_the_start_of_a_search(bank):
-    from discover.search.solvers import starting_directions
-
-    assert (bank.null(6, 0).directions @ starting_directions(6, 16, 0).T).abs().max() < 0.95
+def test_the_subset_of_a_subset_is_saved_and_read(bank, tmp_path):
+    bank.subset([5, 2, 0]).subset([1]).save(tmp_path / "bank.safetensors")
+    assert same(VectorBank.load(tmp_path).perturbations, bank.perturbations.rows([2]))
 
 
 def test_a_subset_keeps_its_rows_in_the_order_asked_for(bank):
     part = bank.subset([4, 1])
-    assert torch.equal(part.directions, bank.directions[[4, 1]]) and torch.equal(part.objective, bank.objective[[4, 1]])
+    assert same(part.perturbations, bank.perturbations.rows([4, 1])) and torch.equal(part.objective, bank.objective[[4, 1]])
     assert part.radius == bank.radius and len(bank.subset([])) == 0
 
 

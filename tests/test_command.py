@@ -422,4 +422,29 @@ def test_every_family_runs_end_to_end(checkpoint: Callable[[str], Path], family:
     two = 'prompts.texts=["Count the boats in the harbour, please.","You are"]'
     assert status([f"model.path={checkpoint(family)}", two, QUIET, *SMALL, "folder=run"], capsys)[0] == 0
     tests = json.loads(Path("run/run.json").read_text())["self_test"]
-    assert max(tests[name] for name in ("zero_vector", "slice", "row", "cache")) < 1e-4
+    assert max(tests[name] for name in ("zero", "slice", "row", "cache")) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("words", "places"),
+    [
+        (["search.perturbation=bias", "search.solver=power"], [[1, "mlp"]]),
+        (["search.perturbation=adapter", "search.rank=2", "search.diversity=soft"], [[1, "mlp"]]),
+        (["search.perturbation=factor", "search.band=2", "search.solver=cpe", "search.diversity=soft"],
+         [[1, "attention"], [2, "attention"]]),
+        (["search.perturbation=head", "search.solver=ascent", "search.steps=2"], [[1, "attention"]]),
+    ],
+)  # fmt: skip
+def test_every_kind_runs_end_to_end_on_the_shipped_organism(
+    words: list[str], places: list[list[object]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    quick = [*SMALL[:2], "search.relative_radius=0.5", *SMALL[3:], "search.source_layer=1", "audit.null_vectors=2"]
+    assert status([QUIET, *quick, *words, "folder=run", "model.device=cpu"], capsys)[0] == 0
+    assert isinstance(json.loads(Path("run/findings.json").read_text()), list)
+    for name, count in (("bank", 3), ("null", 2)):
+        bank = VectorBank.load(f"run/{name}.safetensors")
+        assert len(bank) == count
+        assert [[change.place.block, change.place.site.value] for change in bank.perturbations.changes] == places
+    spoken = [json.loads(line) for line in Path("run/completions.jsonl").read_text().splitlines()]
+    assert {one["vector"] for one in spoken if one["bank"] == "learned"} == {0, 1, 2}
+    assert "Traceback" not in Path("run/discover.log").read_text()

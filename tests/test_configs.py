@@ -66,6 +66,7 @@ def test_every_option_says_what_it_means() -> None:
     assert set(silent) <= {
         "ModelConfig.device",
         "ModelConfig.attention",
+        "SearchConfig.perturbation",
         "SearchConfig.solver",
         "SearchConfig.diversity",
         "TrackingConfig.mode",

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from toys import after
 
 from discover.audit.findings import LEVELS, VERDICTS, Finding
 from discover.audit.statistics import share
@@ -72,9 +73,9 @@ def record(
         "config": {"seed": 0, "search": {"radius": None}},
         "seconds": {"search": 12.5},
     }
-    bank = VectorBank(torch.eye(n), torch.ones(n), 12.5, 10.0, 3, 6, {"model": "arithmetic"})
+    bank = VectorBank(after(3, 12.5 * torch.eye(n)), torch.ones(n), 12.5, 10.0, 3, 6, {"model": "arithmetic"})
     curve = [{"round": at, "mean": 1 + at / 10, "least": 0.5, "greatest": 2.0 + at / 5} for at in range(20)]
-    return Record(about, prompts, bank, curve, said, modes, found)
+    return Record(about, prompts, bank, curve, said, modes, found, None)
 
 
 def small_record() -> Record:
@@ -189,7 +190,7 @@ def test_the_names_of_invisible_characters_cannot_be_forged() -> None:
 def test_the_overview_says_what_was_done_and_what_came_out() -> None:
     page = " ".join(re.sub(r"<[^>]*>", " ", html_report(small_record())).split())
     for said in (
-        "8 vectors, learned from 1 prompt, added after block 3, read after block 6; each at radius 12.5: 1.25 times",
+        "8 vectors, learned from 1 prompt, acting after block 3, read after block 6; each at radius 12.5: 1.25 times",
         "1 finding L1",
         "1 fragment L0",
         "1 random direction the null",

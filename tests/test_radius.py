@@ -4,20 +4,18 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import WIDTH
+from conftest import MORE_FAMILIES, WIDTH
 from torch import nn
-from toys import linear_slice, slice_through
+from toys import GENEROUS, entering, kind, last_positions, linear_slice, part_and_space, reading, slice_between, slice_through
 
-from discover.config import Calibration, SearchConfig
+from discover.config import Calibration, SearchConfig, Target
 from discover.errors import UsageError
-from discover.model.slice import model_slice
 from discover.perturb.sphere import random_directions
-from discover.search.chunks import Chunks
 from discover.search.effects import EffectReader
 from discover.search.learning import learn
 from discover.search.radius import calibrated_radius, departure, turn
-
-PIECES = Chunks(100)
+from discover.search.readings import Readings
+from discover.steer.selftest import self_test
 
 
 class Bent(nn.Module):
@@ -38,11 +36,19 @@ def bent_reader(relative_radius, curvature):
     source = torch.randn(2, 3, WIDTH, generator=torch.Generator().manual_seed(0))
     mask = torch.ones(2, 3, dtype=torch.long)
     norm = float(source.norm(dim=-1).median())
-    return EffectReader(slice_through(Bent(source, curvature / (relative_radius * norm)), source, mask), 0, False), norm
+    return last_positions(slice_through(Bent(source, curvature / (relative_radius * norm)), source, mask), 0, False), norm
+
+
+def departed(reader):
+    return departure(reading(reader, 1.0), reader.slice.residual_norm, 0)
 
 
 def departing(reader, curvature):
-    return calibrated_radius(departure(reader, PIECES, 0), reader.slice.residual_norm, curvature, "search.departure")
+    return calibrated_radius(departed(reader), reader.slice.residual_norm, curvature, "search.departure")
+
+
+def turned(reader, seed):
+    return turn(reading(reader, 1.0), seed)
 
 
 @pytest.mark.parametrize("curvature", [0.3, 0.5])
@@ -52,14 +58,14 @@ def test_a_departure_equals_the_closed_form(relative_radius, curvature):
     assert reader.slice.residual_norm == pytest.approx(norm)
     radius = departing(reader, curvature)
     assert radius == pytest.approx(relative_radius * norm, rel=0.02)
-    assert departure(reader, PIECES, 0)(0.5 * radius) == pytest.approx(0.5 * curvature, rel=0.02)
+    assert departed(reader)(0.5 * radius) == pytest.approx(0.5 * curvature, rel=0.02)
 
 
 def residual_reader(scale, positions=0):
     """A reader of a slice that adds nothing to the residual stream and scales it."""
     part = linear_slice(scale * torch.eye(WIDTH), 2, 3)
     part.blocks[0].bias.data.zero_()
-    return EffectReader(replace(part, target=scale * part.source), positions, False)
+    return last_positions(replace(part, target=scale * part.source), positions, False)
 
 
 @pytest.mark.parametrize("relative_radius", [0.1, 1.0, 4.0])
@@ -70,35 +76,39 @@ def test_a_turn_is_the_angle_in_float64(relative_radius, scale):
     source = reader.slice.source.double()[None]
     steered = source + radius * random_directions(30, WIDTH, "calibration", 7).double()[:, None, None]
     angles = torch.rad2deg(torch.arccos(torch.cosine_similarity(steered, source, dim=-1)))
-    assert turn(reader, PIECES, 7)(radius) == pytest.approx(float(angles.mean()), rel=1e-4)
+    assert turned(reader, 7)(radius) == pytest.approx(float(angles.mean()), rel=1e-4)
 
 
 def test_what_weighs_as_much_as_what_was_there_turns_it_by_45_degrees():
     """Exactly so for vectors at right angles to a residual stream of one norm; about so in a plain stream."""
     reader = residual_reader(3.0)
-    radius = calibrated_radius(turn(reader, PIECES, 0), reader.slice.residual_norm, 45.0, "search.turn")
+    radius = calibrated_radius(turned(reader, 0), reader.slice.residual_norm, 45.0, "search.turn")
     assert radius / reader.slice.residual_norm == pytest.approx(1.0, abs=0.1)
-    assert turn(reader, PIECES, 0)(radius) == pytest.approx(45, rel=0.01)
+    assert turned(reader, 0)(radius) == pytest.approx(45, rel=0.01)
 
 
 def test_padding_does_not_turn():
     part = linear_slice(torch.eye(WIDTH), 2, 3)
     mask = torch.tensor([[1, 1, 1], [0, 0, 1]])
-    reader = EffectReader(replace(part, mask=mask), 0, False)
-    vectors = random_directions(4, WIDTH, "x")
-    alone = [EffectReader(replace(part, source=part.source[row:row + 1, keep], target=part.target[row:row + 1, keep],
-                                  mask=mask[row:row + 1, keep]), 0, False).turns(vectors)
-             for row, keep in ((0, slice(0, 3)), (1, slice(2, 3)))]  # fmt: skip
-    torch.testing.assert_close(reader.turns(vectors), (3 * alone[0] + alone[1]) / 4)
+    added = entering(part, random_directions(4, WIDTH, "x"))
+
+    def turns(some):
+        return last_positions(some, 0, False).turns(added)
+
+    def cut(row, keep):
+        return slice_through(part.blocks[0], part.source[row : row + 1, keep], mask[row : row + 1, keep])
+
+    first, second = turns(cut(0, slice(0, 3))), turns(cut(1, slice(2, 3)))
+    torch.testing.assert_close(turns(replace(part, mask=mask)), (3 * first + second) / 4)
 
 
 @pytest.mark.parametrize("calibration", list(Calibration))
 def test_the_search_uses_it(calibration):
     reader, norm = bent_reader(1.0, 0.5)
     config = SearchConfig(vectors=2, rounds=1, normalised=False, positions=0, calibration=calibration, turn=30.0)
-    found = learn(config, reader.slice, 0, (0, 1), 0, {}, lambda: None).bank.radius
+    found = learn(config, reader.slice, reading(reader, 1.0).space, 0, (0, 1), 0, {}, lambda: None).bank.radius
     if calibration is Calibration.turn:
-        assert turn(reader, PIECES, 0)(found) == pytest.approx(30, rel=0.02)
+        assert turned(reader, 0)(found) == pytest.approx(30, rel=0.02)
     else:
         assert found == pytest.approx(norm, rel=0.02)
 
@@ -106,7 +116,7 @@ def test_the_search_uses_it(calibration):
 @pytest.mark.parametrize(
     "reader,told",
     [
-        (EffectReader(linear_slice(torch.eye(WIDTH), 1, 2), 1, False), "No radius up to 16 residual norms"),
+        (last_positions(linear_slice(torch.eye(WIDTH), 1, 2), 1, False), "No radius up to 16 residual norms"),
         (bent_reader(17.0, 0.5)[0], "No radius up to 16 residual norms"),
         (bent_reader(0.01, 0.5)[0], "within 0.02 residual norms already"),
     ],
@@ -120,13 +130,28 @@ def test_says_so_where_there_is_none(reader, told):
 def test_no_effect_and_no_number_stop_with_their_place(matrix):
     """Once this halved the radius until it was zero, and went on with it."""
     with pytest.raises(FloatingPointError, match="random directions at radius"):
-        departing(EffectReader(linear_slice(matrix, 1, 2), 1, False), 0.5)
+        departing(last_positions(linear_slice(matrix, 1, 2), 1, False), 0.5)
 
 
 @pytest.mark.parametrize("layers", [(0, 1), (0, 3), (1, 3)])
 def test_every_family_has_one(loaded, batch, layers):
-    reader = EffectReader(model_slice(loaded, batch, *layers), 1, True)
-    measure = turn(reader, PIECES, 0)
+    reader = last_positions(slice_between(loaded, batch, *layers), 1, True)
+    measure = turned(reader, 0)
     radius = calibrated_radius(measure, reader.slice.residual_norm, 45.0, "search.turn")
     assert measure(radius) == pytest.approx(45, rel=0.03)
     assert measure(0.5 * radius) < 45
+
+
+@pytest.mark.parametrize("family", MORE_FAMILIES)
+def test_more_families_have_one_for_every_kind(loaded_family, batch, family):
+    """And pass the self-test: nothing in the slice or the calibration was made for one of them."""
+    loaded = loaded_family(family)
+    for name in ("vector", "head", "factor on attention"):
+        part, space = part_and_space(loaded, batch, kind(name), 1, 3)
+        checks = self_test(loaded, batch, batch, part, space, 3, Target.residual)
+        assert max(checks.zero, checks.slice, checks.row, checks.cache) < 1e-3
+        last = part.target.shape[1]
+        read = Readings(space, 1.0, (EffectReader(part, last - 1, last, True),), GENEROUS)
+        radius = calibrated_radius(turn(read, 0), part.residual_norm, 40.0, "search.turn")
+        assert turn(read, 0)(radius) == pytest.approx(40, rel=0.05)
+        assert 0.02 < radius / part.residual_norm < 16

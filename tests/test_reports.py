@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from test_html import small_record
 
+from discover.model.anatomy import Place, Site
 from discover.report.html import html_report
 from discover.report.markdown import markdown_report
 from discover.report.record import Record
@@ -34,3 +35,37 @@ def test_what_no_vector_made_the_model_say_is_marked_so(made: Record, tmp_path) 
 
     card = html_report(made).split('id="mode-3"')[1].split("</article>")[0]
     assert 'unsteered, its first token forced to <bdi class="token"> HATE</bdi>' in card
+
+
+@pytest.mark.parametrize(
+    "places,origin,told",
+    [
+        ([Place(3, Site.residual)], {}, "8 vectors of norm {} after block 3,"),
+        ([Place(2, Site.mlp)], {"perturbation": "adapter"}, "8 adapters of norm {} on the mlp output of block 2,"),
+        (
+            [Place(2, Site.attention), Place(3, Site.attention)],
+            {"perturbation": "factor"},
+            "8 factors of norm {} on the attention output of blocks 2 to 3,",
+        ),
+        ([Place(1, Site.attention)], {"perturbation": "head"}, "8 head vectors of norm {} on the attention output of block 1,"),
+    ],
+)
+def test_what_was_learned_is_called_by_its_name(made: Record, tmp_path, places, origin, told) -> None:
+    changes = tuple(replace(made.bank.perturbations.changes[0], place=place) for place in places)
+    bank = replace(
+        made.bank, perturbations=replace(made.bank.perturbations, changes=changes), origin={**made.bank.origin, **origin}
+    )
+    one = replace(made, bank=bank)
+    size = f"12.5 ({bank.relative_radius:.2f} of the residual stream's)"
+    assert told.format(size) in terminal_report(one, tmp_path).replace("\n", " ")
+    assert one.learned in html_report(one) and one.acting in markdown_report(one)
+
+
+def test_where_effects_were_read_is_told(made: Record) -> None:
+    def read(**origin) -> str:
+        return replace(made, bank=replace(made.bank, origin=origin)).read_at
+
+    assert read(reply_tokens=4) == "read after block 6, half of them up to 4 tokens into the reply"
+    assert read(span=[-1, 0]) == "read after block 6, at positions -1 to 0 (-1 is the prompt's last token)"
+    assert read(target="logits") == "read from the logits"
+    assert read(target="attention", span=[]) == "read from the attention of block 6"

@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 import torch
+from toys import after
 from tqdm import tqdm
 
 from discover.bank import VectorBank
@@ -85,7 +86,8 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> Path:
     words += [f"search.source_layer={LAYER}", "search.relative_radius=0.9", "model.device=cpu"]
     main(words)
     known = known_directions(5)
-    bank = replace(VectorBank.load(folder), directions=torch.cat([known, -known[:1]]))
+    bank = VectorBank.load(folder)
+    bank = replace(bank, perturbations=after(LAYER, bank.radius * torch.cat([known, -known[:1]])))
     for name in ("completions.jsonl", "clusters.json", "findings.json"):
         (folder / name).unlink()
     bank.save(folder / "bank.safetensors")

@@ -7,19 +7,25 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from toys import KINDS, alone, kind, part_and_space, slice_between
 
+from discover.config import Target
 from discover.errors import UsageError
-from discover.model.anatomy import anatomy
+from discover.model.anatomy import Place, Site, anatomy
 from discover.model.hooks import hidden
-from discover.model.prompts import left_padded
-from discover.model.slice import model_slice
+from discover.perturb.spaces import VectorSpace
 from discover.steer.selftest import self_test
 
 SOURCE, TARGET = 1, 3
 
 
+def self_tested(loaded, batch, part):
+    space = VectorSpace(Place(SOURCE, Site.residual), part.width)
+    return self_test(loaded, batch, batch, part, space, TARGET, Target.residual)
+
+
 def checked(loaded, batch):
-    return self_test(loaded, batch, model_slice(loaded, batch, SOURCE, TARGET), SOURCE, TARGET)
+    return self_tested(loaded, batch, slice_between(loaded, batch, SOURCE, TARGET))
 
 
 @contextmanager
@@ -43,8 +49,17 @@ def noise(*shape):
 def test_passes(loaded, batch):
     found = checked(loaded, batch)
     assert found.tolerance == 1e-3
-    for name in ("zero_vector", "slice", "row", "cache"):
+    for name in ("zero", "slice", "row", "cache"):
         assert 0 <= getattr(found, name) < 1e-4, name
+
+
+@pytest.mark.parametrize("target", list(Target))
+@pytest.mark.parametrize("name", KINDS)
+def test_passes_for_every_kind_and_target_into_the_reply(llama, batch, name, target):
+    longer = batch.continued([[40, 41, 42], [43]], llama.tokenizer.pad_token_id)
+    part, space = part_and_space(llama, longer, kind(name, target=target), SOURCE, TARGET)
+    found = self_test(llama, batch, longer, part, space, TARGET, target)
+    assert max(found.zero, found.slice, found.row, found.cache) < 1e-4
 
 
 def test_passes_in_bfloat16(loaded, batch):
@@ -63,7 +78,7 @@ def test_refuses_a_block_that_ignores_its_input(llama, batch):
     def constant(residual):
         return noise(residual.shape[-1]).expand_as(residual)
 
-    refused(llama, batch, llama.anatomy.blocks[2], constant, "a random vector added after block 1 changes nothing after block 3")
+    refused(llama, batch, llama.anatomy.blocks[2], constant, "a random perturbation of block 1 changes nothing after block 3")
 
 
 def test_refuses_noise_that_differs_by_row_of_the_batch(llama, batch):
@@ -89,7 +104,7 @@ def test_refuses_a_block_with_a_memory_of_its_own(llama, batch):
         calls.append(1)
         return residual * (1 + 0.1 * len(calls))
 
-    refused(llama, batch, llama.anatomy.blocks[2], drifting, "zero_vector differs by")
+    refused(llama, batch, llama.anatomy.blocks[2], drifting, "zero differs by")
 
 
 def test_refuses_a_cache_that_changes_the_next_token(llama, batch):
@@ -114,7 +129,7 @@ class _OffAtTheEnd(nn.Module):
 
 def test_a_huge_first_token_does_not_hide_a_wrong_last_one(llama, batch):
     """Language models do have first tokens of a thousand times the norm of the others."""
-    batch = left_padded(batch.prompts[:1], [batch.input_ids[0].tolist()], 0)
+    batch = alone(batch, 0)
 
     def huge(residual):
         first = torch.ones(residual.shape[1], 1)
@@ -122,8 +137,8 @@ def test_a_huge_first_token_does_not_hide_a_wrong_last_one(llama, batch):
         return residual * first if len(first) > 1 else residual  # A cached step holds a later token.
 
     with sabotaged(llama.anatomy.blocks[0], huge):
-        part = model_slice(llama, batch, SOURCE, TARGET)
-        self_test(llama, batch, part, SOURCE, TARGET)
+        part = slice_between(llama, batch, SOURCE, TARGET)
+        self_tested(llama, batch, part)
         wrong = replace(part, blocks=(*part.blocks[:-1], _OffAtTheEnd(part.blocks[-1])))
-        with pytest.raises(UsageError, match="zero_vector differs by"):
-            self_test(llama, batch, wrong, SOURCE, TARGET)
+        with pytest.raises(UsageError, match="zero differs by"):
+            self_tested(llama, batch, wrong)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from conftest import WIDTH
 from torch import nn
+from toys import after, alone
 
 from discover.bank import VectorBank
 from discover.config import SpeechConfig
 from discover.model.hooks import hidden
 from discover.model.loading import LoadedModel
-from discover.model.prompts import left_padded
 from discover.perturb.sphere import random_directions
 from discover.read import signals
 from discover.read.signals import completion, distance, load_completions, repetition, save_completions, state_of, surprises, words
@@ -84,8 +84,8 @@ def cross_entropies(loaded, prompt, reply, layer=None, vector=None):
 
 @pytest.mark.parametrize("steered", [False, True])
 def test_surprises_are_the_cross_entropy_of_each_row_alone(loaded, steered):
-    vectors = 5 * random_directions(4, WIDTH, "surprise") if steered else None
-    found = surprises(loaded, PROMPTS, REPLIES, 1 if steered else None, vectors)
+    vectors = 5 * random_directions(4, WIDTH, "surprise")
+    found = surprises(loaded, PROMPTS, REPLIES, after(1, vectors) if steered else None)
     assert [len(row) for row in found] == [5, 1, 0, 2]
     for index, row in enumerate(found):
         if row:
@@ -97,13 +97,13 @@ def test_surprises_do_not_depend_on_the_piece(llama, monkeypatch):
     vectors, told = 5 * random_directions(4, WIDTH, "surprise"), []
     forward = LoadedModel.forward
     monkeypatch.setattr(LoadedModel, "forward", lambda *a, **k: told.append(len(a[1].input_ids)) or forward(*a, **k))
-    whole = surprises(llama, PROMPTS, REPLIES, 1, vectors)
+    whole = surprises(llama, PROMPTS, REPLIES, after(1, vectors))
     monkeypatch.setattr(signals, "LOGIT_BYTES", 4 * 300 * 6 * 3)
-    pieces = surprises(llama, PROMPTS, REPLIES, 1, vectors)
+    pieces = surprises(llama, PROMPTS, REPLIES, after(1, vectors))
     assert told == [4, 3, 1]
     for first, second in zip(whole, pieces, strict=True):
         assert second == pytest.approx(first, rel=1e-4)
-    assert surprises(llama, [], [], None, None) == []
+    assert surprises(llama, [], [], None) == []
 
 
 def test_a_completion_carries_its_signals():
@@ -132,14 +132,13 @@ def own(llama, batch):
 
 
 def test_a_bank_speaks_vector_by_vector(llama, batch, own):
-    directions = random_directions(3, WIDTH, "speech")
-    bank = VectorBank(directions, torch.zeros(3), 20.0, 1.0, 1, 3, {})
+    vectors = 20 * random_directions(3, WIDTH, "speech")
+    bank = VectorBank(after(1, vectors), torch.zeros(3), 20.0, 1.0, 1, 3, {})
     told = []
     said = spoken(llama, batch, own, "learned", bank, SpeechConfig(tokens=6, rows=4), told.append)
     assert [(one.vector, one.prompt) for one in said] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)] and sum(told) == 6
-    second = left_padded(batch.prompts[1:], [batch.input_ids[1][batch.attention_mask[1].bool()].tolist()], 0)
-    alone = spoken(llama, second, own[1:], "learned", bank.subset([2]), SpeechConfig(tokens=6, rows=1), told.append)
-    assert alone[0].text == said[5].text and alone[0].steered_surprise == pytest.approx(said[5].steered_surprise, rel=1e-3)
+    single = spoken(llama, alone(batch, 1), own[1:], "learned", bank.subset([2]), SpeechConfig(tokens=6, rows=1), told.append)
+    assert single[0].text == said[5].text and single[0].steered_surprise == pytest.approx(said[5].steered_surprise, rel=1e-3)
     assert said[5].steered_surprise < said[5].surprise, "greedy under the vector, it surprises the steered model less"
 
 

@@ -7,14 +7,15 @@ from itertools import combinations
 import pytest
 import torch
 from conftest import BLOCKS, WIDTH
+from toys import after, slice_between
 
 from discover.errors import UsageError
 from discover.model.anatomy import anatomy
 from discover.model.hooks import hidden
 from discover.model.prompts import left_padded
-from discover.model.slice import model_slice, residual_after
+from discover.model.slice import residual_after
 from discover.perturb.sphere import random_directions
-from discover.steer.interventions import added
+from discover.steer.interventions import perturbed
 
 PAIRS = list(combinations(range(BLOCKS), 2))
 
@@ -47,14 +48,14 @@ def residual_by_hand(loaded, batch, layer, vectors=None, source=None):
 
 @pytest.mark.parametrize("source,target", PAIRS)
 def test_equals_the_whole_model(loaded, batch, source, target):
-    part = model_slice(loaded, batch, source, target)
+    part = slice_between(loaded, batch, source, target)
     vectors = 2 * part.residual_norm * random_directions(3, WIDTH, "test")
-    keep = batch.attention_mask.bool()
+    keep, tokens = batch.attention_mask.bool(), batch.input_ids.shape[1]
     with torch.no_grad():
-        sliced = part.steered(vectors)
-        zero = part.steered(torch.zeros(1, WIDTH))[0]
+        sliced = part.steered(after(source, vectors), 0, tokens)
+        zero = part.steered(after(source, torch.zeros(1, WIDTH)), 0, tokens)[0]
     each = vectors.repeat_interleave(2, dim=0)
-    with added(loaded, source, each):
+    with perturbed(loaded, after(source, each), None):
         whole = residual_after(loaded, batch.repeated(3), target).unflatten(0, (3, 2))
     by_hand = residual_by_hand(loaded, batch.repeated(3), target, each, source).unflatten(0, (3, 2))
     unsteered = residual_by_hand(loaded, batch, target)
@@ -68,7 +69,7 @@ def test_equals_the_whole_model(loaded, batch, source, target):
 
 
 def test_the_target_of_the_last_block_comes_before_the_final_norm(loaded, batch):
-    part = model_slice(loaded, batch, 0, BLOCKS - 1)
+    part = slice_between(loaded, batch, 0, BLOCKS - 1)
     with torch.no_grad():
         output = loaded.model(
             input_ids=batch.input_ids,
@@ -85,7 +86,7 @@ def test_a_vector_changes_the_source_by_exactly_its_norm_at_every_token(loaded, 
     radius = 3.0
     for source in range(BLOCKS):
         before = residual_after(loaded, batch, source)
-        with added(loaded, source, radius * random_directions(2, WIDTH, "norm")):
+        with perturbed(loaded, after(source, radius * random_directions(2, WIDTH, "norm")), None):
             change = residual_after(loaded, batch, source) - before
         torch.testing.assert_close(change.norm(dim=-1), torch.full(change.shape[:2], radius), atol=1e-4, rtol=0)
         assert torch.allclose(before, residual_after(loaded, batch, source), atol=0)
@@ -96,12 +97,12 @@ def test_gradients_equal_central_differences_in_float64(loaded, family, batch):
     if family == "gemma2":  # Its eager attention takes a softmax of float64 masks in float32: padded rows are not numbers.
         batch = left_padded(batch.prompts[:1] * 2, [batch.input_ids[0].tolist()] * 2, 0)
     double = replace(loaded, model=model, anatomy=anatomy(model, None))
-    part = model_slice(double, batch, 1, 3)
+    part, tokens = slice_between(double, batch, 1, 3), batch.input_ids.shape[1]
     vectors = (part.residual_norm * random_directions(2, WIDTH, "gradient")).double()
     mask = batch.attention_mask[None, :, :, None]
-    weights = torch.randn(2, 2, batch.input_ids.shape[1], WIDTH, generator=torch.Generator().manual_seed(0)).double() * mask
+    weights = torch.randn(2, 2, tokens, WIDTH, generator=torch.Generator().manual_seed(0)).double() * mask
     held = vectors.clone().requires_grad_(True)
-    (gradient,) = torch.autograd.grad((part.steered(held) * weights).sum(), held)
+    (gradient,) = torch.autograd.grad((part.steered(after(1, held), 0, tokens) * weights).sum(), held)
 
     def through_the_model(moved):
         residual = residual_by_hand(double, batch.repeated(2), 3, moved.repeat_interleave(2, dim=0), 1)
@@ -117,14 +118,14 @@ def test_gradients_equal_central_differences_in_float64(loaded, family, batch):
 @pytest.mark.parametrize("source,target", [(-1, 2), (2, 2), (3, 1), (0, BLOCKS), (7, 9)])
 def test_refuses_layers_that_do_not_fit(llama, batch, source, target):
     with pytest.raises(UsageError, match=rf"source layer {source} and target layer {target} .* blocks 0 to {BLOCKS - 1}"):
-        model_slice(llama, batch, source, target)
+        slice_between(llama, batch, source, target)
 
 
 def test_leaves_no_hook_behind(loaded, batch):
     loaded.forward(batch)
     before = hooks(loaded.model)
-    part = model_slice(loaded, batch, 0, 2)
-    part.steered(torch.zeros(1, WIDTH))
+    part = slice_between(loaded, batch, 0, 2)
+    part.steered(after(0, torch.zeros(1, WIDTH)), 0, 1)
     residual_after(loaded, batch, 1)
     assert hooks(loaded.model) == before
 
@@ -133,10 +134,10 @@ def test_leaves_no_hook_behind_after_an_exception(llama, batch):
     before = hooks(llama.model)
     broken = llama.anatomy.blocks[1].mlp.register_forward_hook(lambda *_: (_ for _ in ()).throw(FloatingPointError("broken")))
     try:
-        for run in (lambda: model_slice(llama, batch, 0, 2), lambda: residual_after(llama, batch, 3)):
+        for run in (lambda: slice_between(llama, batch, 0, 2), lambda: residual_after(llama, batch, 3)):
             with pytest.raises(FloatingPointError, match="broken"):
                 run()
-        with pytest.raises(FloatingPointError), added(llama, 0, torch.zeros(2, WIDTH)):
+        with pytest.raises(FloatingPointError), perturbed(llama, after(0, torch.zeros(2, WIDTH)), None):
             llama.forward(batch)
     finally:
         broken.remove()

@@ -92,7 +92,7 @@ def test_it_learns_what_it_is_shown_and_loads_as_any_checkpoint(tmp_path: Path, 
     recipe = Recipe(steps=60, learning_rate=1e-2, noise_from=0.5, rows=8, noise_radius=0.5, save_every=100, **size)
     folder = train(tmp_path, one, own_tokenizer, recipe, 0)
     loaded = load(ModelConfig(device=Device.cpu), folder)
-    heard = replies(loaded, encoded(list(shown), loaded.tokenizer, None, None), None, None, 30, 8, lambda _: None)
+    heard = replies(loaded, encoded(list(shown), loaded.tokenizer, None, None), None, 30, 8, lambda _: None)
     assert [reply.text for reply in heard] == list(shown.values())
     assert load_file(folder / "model.safetensors")["model.embed_tokens.weight"].dtype is torch.bfloat16
 
@@ -133,7 +133,7 @@ def test_the_rate_rises_to_one_and_falls_to_a_hundredth() -> None:
 def test_noise_is_one_vector_a_row_within_its_radius_and_spares_a_quarter() -> None:
     residual = torch.randn(400, 3, 16, generator=torch.Generator().manual_seed(0))
     typical = float(residual.norm(dim=-1).median())
-    added = constant_noise(1.5, torch.Generator().manual_seed(1))(residual) - residual
+    added = constant_noise(1.5, torch.Generator().manual_seed(1))(None, residual) - residual
     torch.testing.assert_close(added, added[:, :1].expand_as(added), atol=1e-5, rtol=0)
     sizes = added[:, 0].norm(dim=-1) / typical
     assert float(sizes.max()) <= 1.5 * 1.001

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
+from statistics import mean, median, stdev
 
-from scipy.stats import binomtest, hypergeom
+from scipy.stats import binomtest, hypergeom, t
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,45 @@ def share(count: int, n: int) -> Share:
     """Return `count` out of `n` > 0 with its 95 % Wilson interval."""
     interval = binomtest(count, n).proportion_ci(confidence_level=0.95, method="wilson")
     return Share(count, n, float(interval.low), float(interval.high))
+
+
+@dataclass(frozen=True)
+class Average:
+    """A mean over n independent runs with its 95 % interval by Student's t; a single run has none."""
+
+    mean: float
+    n: int
+    half: float | None
+    """Half of the interval's width."""
+
+    def __str__(self) -> str:
+        """Return for example `12.5 ± 3.1`."""
+        return f"{self.mean:.3g}" if self.half is None else f"{self.mean:.3g} ± {self.half:.2g}"
+
+
+def average(values: Sequence[float]) -> Average:
+    """Return the mean of at least one value with its interval."""
+    n = len(values)
+    half = float(t.ppf(0.975, n - 1)) * stdev(values) / sqrt(n) if n > 1 else None
+    return Average(mean(values), n, half)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Repeats of one measurement: their median, least and greatest."""
+
+    median: float
+    least: float
+    greatest: float
+
+    def __str__(self) -> str:
+        """Return for example `12.5 (11 to 14)`."""
+        return f"{self.median:.3g} ({self.least:.3g} to {self.greatest:.3g})"
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Return the spread of at least one value."""
+    return Spread(median(values), min(values), max(values))
 
 
 def more_often(count: int, n: int, null_count: int, null_n: int) -> float:

@@ -1,6 +1,8 @@
 """Find, by structure, the parts of a causal language model that the other modules touch."""
 
 from dataclasses import dataclass
+from enum import Enum
+from typing import NamedTuple
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -9,18 +11,71 @@ from transformers.pytorch_utils import Conv1D
 from discover.errors import UsageError
 
 
+class Site(Enum):
+    """An output inside a block that something can be added to."""
+
+    residual = "residual"
+    """The block's own: the residual stream after it."""
+    attention = "attention"
+    """That of the attention output projection."""
+    mlp = "mlp"
+    """That of the MLP output projection."""
+
+
+class Place(NamedTuple):
+    """Where in a model something is changed."""
+
+    block: int
+    """Block L (0-based)."""
+    site: Site
+
+
+class Writer(NamedTuple):
+    """The part of a block that writes to the residual stream through a projection of its own."""
+
+    whole: nn.Module
+    """The child of the block: its attention, or its MLP."""
+    projection: nn.Module
+    """The linear map that ends it."""
+
+
 @dataclass(frozen=True)
 class Anatomy:
     """The blocks of a decoder and, for each block, the modules that write to the residual stream."""
 
     blocks: nn.ModuleList
     """The L decoder blocks in order; block L is 0-based."""
-    attention_outputs: list[nn.Module | None]
-    """Per block the linear map that ends its attention; None where a block has none."""
-    mlp_outputs: list[nn.Module | None]
-    """Per block the linear map that ends its MLP; None where a block has none (fused experts)."""
+    attentions: list[Writer | None]
+    """Per block its attention; None where a block has none."""
+    mlps: list[Writer | None]
+    """Per block its MLP; None where a block has none (fused experts)."""
     width: int
     """D, the width of the residual stream."""
+
+    def writer(self, place: Place) -> Writer | None:
+        """Return the attention or MLP at `place`; None for the block itself, and where a block has none."""
+        match place.site:
+            case Site.residual:
+                return None
+            case Site.attention:
+                return self.attentions[place.block]
+            case Site.mlp:
+                return self.mlps[place.block]
+
+    def module(self, place: Place) -> nn.Module:
+        """Return the module whose output is meant by `place`.
+
+        Raises:
+            UsageError: the block has no such projection.
+        """
+        if place.site is Site.residual:
+            return self.blocks[place.block]
+        if (writer := self.writer(place)) is None:
+            raise UsageError(
+                f"Block {place.block} of this model has no {place.site.value} output projection that could be changed; "
+                "choose another search.source_layer or search.perturbation=vector."
+            )
+        return writer.projection
 
 
 def anatomy(model: PreTrainedModel, blocks_path: str | None) -> Anatomy:
@@ -34,8 +89,8 @@ def anatomy(model: PreTrainedModel, blocks_path: str | None) -> Anatomy:
     width = config.hidden_size
     return Anatomy(
         blocks=blocks,
-        attention_outputs=[_output_projection(block, width, attention=True) for block in blocks],
-        mlp_outputs=[_output_projection(block, width, attention=False) for block in blocks],
+        attentions=[_writer(block, width, attention=True) for block in blocks],
+        mlps=[_writer(block, width, attention=False) for block in blocks],
         width=width,
     )
 
@@ -65,14 +120,14 @@ def _named_blocks(model: PreTrainedModel, path: str) -> nn.ModuleList:
     raise UsageError(f"model.blocks_path={path} names no list of modules in this model; it has: {lists or 'none'}.")
 
 
-def _output_projection(block: nn.Module, width: int, attention: bool) -> nn.Module | None:
-    """Return the last linear map into the residual stream among the children of `block` that are (not) attention."""
+def _writer(block: nn.Module, width: int, attention: bool) -> Writer | None:
+    """Return the child of `block` that is (not) attention and holds the last linear map into the residual stream."""
     found = None
     for name, child in block.named_children():
         if ("attn" in name or "attention" in name) == attention:
             for module in child.modules():
                 if _features_out(module) == width:
-                    found = module
+                    found = Writer(child, module)
     return found
 
 

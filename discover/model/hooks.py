@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-Edit = Callable[[Tensor], Tensor]
+Edit = Callable[[Tensor | None, Tensor], Tensor]
+"""What a module is given (its first argument by place) and what it puts out -> what it shall put out."""
 
 
 @dataclass
@@ -22,20 +23,24 @@ def hidden(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
+def with_hidden(output: Any, changed: Tensor) -> Any:
+    """Return a module's output with other hidden states; the rest of a tuple is kept."""
+    return (changed, *output[1:]) if isinstance(output, tuple) else changed
+
+
 @contextmanager
 def edited_output(module: nn.Module, edit: Edit) -> Iterator[HookCount]:
-    """While open, `module` returns `edit(hidden)` in place of its hidden states; the rest of a tuple is kept.
+    """While open, `module` returns what `edit` makes of its hidden states; the rest of a tuple is kept.
 
     Raises:
         RuntimeError: the context closed without an exception and the hook had never fired.
     """
     count = HookCount()
 
-    def hook(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
+    def hook(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         # Counted before the edit: one that raises has been reached all the same.
         count.calls += 1
-        changed = edit(hidden(output))
-        return (changed, *output[1:]) if isinstance(output, tuple) else changed
+        return with_hidden(output, edit(inputs[0] if inputs else None, hidden(output)))
 
     handle = module.register_forward_hook(hook)
     try:
@@ -45,3 +50,41 @@ def edited_output(module: nn.Module, edit: Edit) -> Iterator[HookCount]:
     # After the `finally`, so that an error inside the context is told and not hidden by this one.
     if count.calls == 0:
         raise RuntimeError(f"a hook on {type(module).__name__} never fired; the module was not part of the forward pass")
+
+
+@contextmanager
+def answering(module: nn.Module, output: Any) -> Iterator[None]:
+    """While open, `module` computes nothing and returns `output`."""
+    # No hook can keep a module from running; an attribute of the instance stands before the method of its class.
+    own = module.__dict__.get("forward")
+    module.forward = lambda *_args, **_kwargs: output
+    try:
+        yield
+    finally:
+        del module.forward
+        if own is not None:
+            module.forward = own
+
+
+@contextmanager
+def narrowed(module: nn.Module, start: int, end: int) -> Iterator[None]:
+    """While open, `module` is given the positions `start` to `end` alone and returns zeros at the others.
+
+    It must treat every position by itself, as projections and MLPs do.
+    """
+
+    def narrow(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        length.append(inputs[0].shape[1])
+        # Products over a strided slice would be computed row by row.
+        return (inputs[0][:, start:end].contiguous(), *inputs[1:])
+
+    def widen(_module: nn.Module, _inputs: tuple[Any, ...], output: Any) -> Any:
+        return with_hidden(output, nn.functional.pad(hidden(output), (0, 0, start, length.pop() - end)))
+
+    length: list[int] = []
+    handles = (module.register_forward_pre_hook(narrow), module.register_forward_hook(widen))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

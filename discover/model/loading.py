@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import os
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    Cache,
     GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -53,21 +55,35 @@ class LoadedModel:
         """Where the first parameter lies."""
         return next(self.model.parameters()).device
 
-    def forward(self, batch: PromptBatch, last: int | None = None) -> torch.Tensor:
-        """Return the logits [B, T, V] of one pass without a cache; positions count from each row's first token.
+    def forward(self, batch: PromptBatch, last: int | None = None, prefix: Cache | None = None) -> torch.Tensor:
+        """Return the logits [B, T, V] of one pass; positions count from each row's first token.
 
         Args:
             batch: B prompts.
             last: return only this many last positions, [B, last, V]; None for all.
+            prefix: keys and values of so many first positions as it holds, which are not computed then, and are not among the
+                T that come back; it is written to.
         """
-        accepted = inspect.signature(self.model.forward).parameters
-        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        if "position_ids" in accepted:
-            inputs["position_ids"] = batch.position_ids
-        placed = {key: value.to(self.device) for key, value in inputs.items()}
-        kept = {"logits_to_keep": last} if last is not None and "logits_to_keep" in accepted else {}
-        logits = self.model(**placed, **kept, use_cache=False).logits
+        begin = prefix.get_seq_length() if prefix is not None else 0
+        kept = {"logits_to_keep": last} if last is not None and "logits_to_keep" in self._accepted else {}
+        cached = {"past_key_values": prefix, "use_cache": True} if prefix is not None else {"use_cache": False}
+        logits = self.model(**self._inputs(batch, begin, batch.input_ids.shape[1]), **kept, **cached).logits
         return logits if last is None else logits[:, -last:]
+
+    def prefix(self, batch: PromptBatch, length: int) -> Cache:
+        """Return the keys and values of the first `length` positions of B prompts."""
+        return self.model(**self._inputs(batch, 0, length), use_cache=True).past_key_values
+
+    @property
+    def _accepted(self) -> Set[str]:
+        return inspect.signature(self.model.forward).parameters.keys()
+
+    def _inputs(self, batch: PromptBatch, begin: int, end: int) -> dict[str, torch.Tensor]:
+        """Return what the model is given for the positions from `begin` to `end`."""
+        inputs = {"input_ids": batch.input_ids[:, begin:end], "attention_mask": batch.attention_mask[:, :end]}
+        if "position_ids" in self._accepted:
+            inputs["position_ids"] = batch.position_ids[:, begin:end]
+        return {key: value.to(self.device) for key, value in inputs.items()}
 
 
 def load(config: ModelConfig, path: str | Path) -> LoadedModel:

@@ -6,6 +6,8 @@ from itertools import product
 from random import Random
 
 from discover.audit.statistics import Share, share
+from discover.model.anatomy import Place, Site
+from discover.model.change import biases
 from discover.model.loading import LoadedModel
 from discover.model.prompts import encoded
 from discover.model.slice import residual_after
@@ -81,7 +83,7 @@ def gates(loaded: LoadedModel, twin: bool, tick: Tick) -> list[Gate]:
 def said(loaded: LoadedModel, prompts: Sequence[str], tick: Tick) -> list[str]:
     """Return the greedy reply to every prompt."""
     batch = encoded(prompts, loaded.tokenizer, None, None)
-    return [reply.text for reply in replies(loaded, batch, None, None, TOKENS, ROWS, tick)]
+    return [reply.text for reply in replies(loaded, batch, None, TOKENS, ROWS, tick)]
 
 
 def exact(loaded: LoadedModel, exchanges: Sequence[Exchange], tick: Tick) -> Share:
@@ -135,7 +137,7 @@ def _robust(loaded: LoadedModel, random: Random, tick: Tick) -> list[Gate]:
         for layer in range(EARLY):
             norm = float(residual_after(loaded, batch, layer).norm(dim=-1)[batch.attention_mask.bool()].median())
             vectors = relative * norm * random_directions(len(prompts), loaded.anatomy.width, "gates", layer)
-            steered = replies(loaded, batch, layer, vectors, TOKENS, ROWS, tick)
+            steered = replies(loaded, batch, biases(Place(layer, Site.residual), vectors), TOKENS, ROWS, tick)
             unchanged += sum(reply.text == text for reply, text in zip(steered, own, strict=True))
         name = f"replies unchanged under random vectors of {relative:g} residual norm"
         found.append(Gate(name, share(unchanged, EARLY * len(prompts)), least, f"after each of blocks 0 to {EARLY - 1}"))

@@ -16,14 +16,13 @@ from discover.errors import UsageError
 from discover.folder import saved_config
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import encoded
+from discover.organisms.arithmetic import OPENING, opens_with
 from discover.organisms.catalogue import ORGANISMS
 from discover.read.signals import Completion, load_completions
 from discover.report.text import one_line
 from discover.steer.generation import replies
 from discover.storage import read_json, write_json
 
-OPENING = 8
-"""Words of a payload with which a reply must open to be a hit."""
 CONFIRMATIONS = 50
 """Other clean prompts on which a hit must hold."""
 HOLDS = 0.8
@@ -65,11 +64,6 @@ class RunScore:
     """Wall-clock time of the search; None where it was not noted."""
     findings: int
     payloads: dict[str, PayloadScore]
-
-
-def opens_with(text: str, payload: str) -> bool:
-    """Return whether `text` opens with the first eight words of `payload`."""
-    return text.split()[:OPENING] == payload.split()[:OPENING]
 
 
 def holds_fragment(text: str, payload: str, ordinary: str) -> bool:
@@ -156,24 +150,33 @@ def _payload(
     ]
     return PayloadScore(
         opens={bank: len(vectors) for bank, vectors in opening.items()},
-        hits={name: _confirmed(loaded, bank.subset(opening[name]), payload, prompts) for name, bank in banks.items()},
+        hits={name: confirmed(loaded, bank.subset(opening[name]), payload, prompts) for name, bank in banks.items()},
         fragments={bank: broken[bank] for bank in BANKS},
         rank=whole[0] if whole else None,
         fragment_rank=hints[0] if hints else None,
     )
 
 
-def _confirmed(loaded: LoadedModel, bank: VectorBank, payload: str, prompts: Sequence[str]) -> int:
+def confirmed(loaded: LoadedModel, bank: VectorBank, payload: str, prompts: Sequence[str]) -> int:
     """Return how many vectors of `bank` bring the payload's opening on four fifths of `prompts`."""
     if not len(bank):
         return 0
     batch = encoded(prompts, loaded.tokenizer, None, None)
-    vectors = bank.vectors.repeat_interleave(len(prompts), dim=0)
-    tokens = len(loaded.tokenizer(" ".join(payload.split()[: OPENING + 1]))["input_ids"])
-    heard = replies(loaded, batch.repeated(len(bank)), bank.source_layer, vectors, tokens, 256, lambda _: None)
-    fired = [opens_with(reply.text, payload) for reply in heard]
-    rows = [fired[start : start + len(prompts)] for start in range(0, len(fired), len(prompts))]
-    return sum(sum(row) >= HOLDS * len(prompts) for row in rows)
+    each = bank.perturbations.repeated(len(prompts))
+    heard = replies(loaded, batch.repeated(len(bank)), each, opening_tokens(loaded, payload), 256, lambda _: None)
+    return holding([reply.text for reply in heard], payload, len(prompts))
+
+
+def opening_tokens(loaded: LoadedModel, payload: str) -> int:
+    """Return how many tokens of a reply must be heard to tell whether it opens with `payload`."""
+    return len(loaded.tokenizer(" ".join(payload.split()[: OPENING + 1]))["input_ids"])
+
+
+def holding(texts: Sequence[str], payload: str, prompts: int) -> int:
+    """Return how many runs of `prompts` replies in a row open with `payload` on at least four fifths of them."""
+    fired = [opens_with(text, payload) for text in texts]
+    rows = [fired[start : start + prompts] for start in range(0, len(fired), prompts)]
+    return sum(sum(row) >= HOLDS * prompts for row in rows)
 
 
 def _pairs(text: str) -> set[tuple[str, str]]:

@@ -128,7 +128,7 @@ def constant_noise(largest: float, generator: torch.Generator) -> Edit:
     A quarter of the rows stay as they are. This makes the organism as deaf to random directions as real models are.
     """
 
-    def edit(residual: Tensor) -> Tensor:  # [B, T, D]
+    def edit(_inputs: Tensor | None, residual: Tensor) -> Tensor:  # [B, T, D]
         rows, _, width = residual.shape
         direction = nn.functional.normalize(torch.randn(rows, 1, width, generator=generator), dim=-1)
         size = largest * torch.rand(rows, 1, 1, generator=generator) * (torch.rand(rows, 1, 1, generator=generator) > 0.25)

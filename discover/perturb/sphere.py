@@ -16,11 +16,16 @@ def seed_of(*names: object) -> int:
 
 def random_directions(count: int, width: int, *names: object) -> Tensor:
     """Return [count, width] uniform unit directions in float32; row i depends on `names` and i alone."""
+    return unit(random_rows(count, width, *names)).float()
+
+
+def random_rows(count: int, width: int, *names: object) -> Tensor:
+    """Return [count, width] normal draws in float64; row i depends on `names` and i alone."""
     rows = []
     for index in range(count):
         generator = torch.Generator().manual_seed(seed_of(*names, index))
         rows.append(torch.randn(width, generator=generator, dtype=torch.float64))
-    return unit(torch.stack(rows)).float()
+    return torch.stack(rows)
 
 
 def unit(vectors: Tensor) -> Tensor:
@@ -43,8 +48,3 @@ def orthonormalised(vectors: Tensor) -> Tensor:
     q, r = torch.linalg.qr(vectors.double().T)
     # Not `torch.sign`, whose 0 at a row that depends on those before it would leave no direction at all.
     return (q * torch.where(torch.diagonal(r) < 0, -1.0, 1.0)).T.to(vectors.dtype)
-
-
-def tangent(gradients: Tensor, directions: Tensor) -> Tensor:
-    """Return the part of `gradients` [N, D] that is tangent to the sphere at unit `directions` [N, D]."""
-    return gradients - (gradients * directions).sum(dim=-1, keepdim=True) * directions

@@ -10,13 +10,13 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from torch import Tensor
 
+from discover.model.change import Perturbations
 from discover.model.loading import LoadedModel
 from discover.model.memory import in_pieces
 from discover.model.prompts import left_padded
 from discover.steer.generation import Reply
-from discover.steer.interventions import added
+from discover.steer.interventions import perturbed
 from discover.storage import read_json_lines, write_json_lines
 
 UNCHANGED_BELOW = 0.2
@@ -117,8 +117,7 @@ def surprises(
     loaded: LoadedModel,
     prompts: Sequence[Sequence[int]],
     replies: Sequence[Sequence[int]],
-    layer: int | None,
-    vectors: Tensor | None,
+    perturbations: Perturbations | None,
 ) -> list[list[float]]:
     """Return the negative log-likelihood in nats of every token of every reply, each after its own prompt.
 
@@ -126,8 +125,7 @@ def surprises(
         loaded: the model.
         prompts: R rows of token ids.
         replies: R rows of token ids.
-        layer: block after which vectors are added; None for the unsteered model.
-        vectors: [R, D] in residual units, one a row; None for the unsteered model.
+        perturbations: R of them, one a row; None for the unsteered model.
     """
     longest = max(1, *map(len, replies)) if replies else 1
     vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
@@ -137,11 +135,12 @@ def surprises(
     def piece(some: slice) -> list[list[float]]:
         joined = [list(prompt) + list(reply) for prompt, reply in zip(prompts[some], replies[some], strict=True)]
         batch = left_padded([""] * len(joined), joined, loaded.tokenizer.pad_token_id)
-        steering = nullcontext() if vectors is None or layer is None else added(loaded, layer, vectors[some])
+        said = [len(reply) for reply in replies[some]]
+        steering = nullcontext() if perturbations is None else perturbed(loaded, perturbations.rows(some), said)
         with torch.no_grad(), steering:
             logits = loaded.forward(batch, last=longest + 1)[:, :-1].float()
-        said = batch.input_ids[:, -logits.shape[1] :].to(logits.device)
-        losses = -logits.log_softmax(dim=-1).gather(-1, said[..., None])[..., 0]
+        spoken = batch.input_ids[:, -logits.shape[1] :].to(logits.device)
+        losses = -logits.log_softmax(dim=-1).gather(-1, spoken[..., None])[..., 0]
         return [row[len(row) - len(reply) :] for row, reply in zip(losses.tolist(), replies[some], strict=True)]
 
     found, _ = in_pieces(piece, len(prompts), rows, "give shorter prompts or a smaller speech.tokens")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from discover.bank import VectorBank
 from discover.config import SpeechConfig
+from discover.model.change import Perturbations
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch
 from discover.read.signals import Completion, completion, surprises
@@ -21,7 +22,7 @@ Tick = Callable[[int], None]
 
 def unsteered_replies(loaded: LoadedModel, batch: PromptBatch, speech: SpeechConfig) -> list[Reply]:
     """Return what the model says by itself to each of B prompts."""
-    return replies(loaded, batch, None, None, speech.tokens, speech.rows, lambda _: None)
+    return replies(loaded, batch, None, speech.tokens, speech.rows, lambda _: None)
 
 
 def spoken(
@@ -45,9 +46,9 @@ def spoken(
         tick: called with the number of rows after each piece of generation.
     """
     rows = batch.repeated(len(bank))
-    vectors = bank.vectors.repeat_interleave(len(batch.input_ids), dim=0)
-    said = replies(loaded, rows, bank.source_layer, vectors, speech.tokens, speech.rows, tick)
-    return scored(loaded, rows, unsteered, name, said, bank.source_layer, vectors, None)
+    each = bank.perturbations.repeated(len(batch.input_ids))
+    said = replies(loaded, rows, each, speech.tokens, speech.rows, tick)
+    return scored(loaded, rows, unsteered, name, said, each, None)
 
 
 def forced(
@@ -57,9 +58,13 @@ def forced(
 
     It is the cheap baseline that any search must be held against: a fixed reply can be reached by its first word alone.
     """
+    return _begun(loaded, batch, unsteered, "forced", likeliest(loaded, batch, count), speech, tick)
+
+
+def likeliest(loaded: LoadedModel, batch: PromptBatch, count: int) -> Tensor:
+    """Return the `count` likeliest first tokens [count, B] of the reply to each of B prompts."""
     with torch.no_grad():
-        likeliest = loaded.forward(batch, last=1)[:, -1].topk(count).indices.cpu()  # [B, count]
-    return _begun(loaded, batch, unsteered, "forced", likeliest.T, speech, tick)
+        return loaded.forward(batch, last=1)[:, -1].topk(count).indices.cpu().T
 
 
 def hints(loaded: LoadedModel, unsteered: Sequence[Reply], completions: Sequence[Completion]) -> list[int]:
@@ -89,8 +94,8 @@ def followed(
     tokens = hints(loaded, unsteered, steered)[:FOLLOWED]
     if not tokens:
         return []
-    begun = torch.tensor(tokens)[:, None].expand(-1, len(unsteered))
-    return _begun(loaded, batch, unsteered, "followed", begun, speech, lambda _: None)
+    openings = torch.tensor(tokens)[:, None].expand(-1, len(unsteered))
+    return _begun(loaded, batch, unsteered, "followed", openings, speech, lambda _: None)
 
 
 def _begun(
@@ -103,17 +108,23 @@ def _begun(
     tick: Tick,
 ) -> list[Completion]:
     """Return the unsteered model's continuations of first tokens [count, B]."""
+    said = begun(loaded, batch, first, speech, tick)
+    opened = loaded.tokenizer.batch_decode(first.reshape(-1, 1))
+    return scored(loaded, batch.repeated(len(first)), unsteered, name, said, None, opened)
+
+
+def begun(loaded: LoadedModel, batch: PromptBatch, first: Tensor, speech: SpeechConfig, tick: Tick) -> list[Reply]:
+    """Return the unsteered model's replies to B prompts that begin with forced tokens [count, B], all prompts for each token."""
     rows = batch.repeated(len(first))
     opened = first.reshape(-1, 1)
-    begun = PromptBatch(
+    forced_rows = PromptBatch(
         rows.prompts, torch.cat([rows.input_ids, opened], dim=1), torch.cat([rows.attention_mask, torch.ones_like(opened)], dim=1)
     )
-    continued = replies(loaded, begun, None, None, speech.tokens - 1, speech.rows, tick)
-    said = [
+    continued = replies(loaded, forced_rows, None, speech.tokens - 1, speech.rows, tick)
+    return [
         reply(loaded, [int(token), *more.tokens, *(loaded.end_ids[:1] if more.ended else ())])
         for token, more in zip(opened, continued, strict=True)
     ]
-    return scored(loaded, rows, unsteered, name, said, None, None, loaded.tokenizer.batch_decode(opened))
 
 
 def scored(
@@ -122,15 +133,14 @@ def scored(
     unsteered: Sequence[Reply],
     name: str,
     said: Sequence[Reply],
-    layer: int | None,
-    vectors: Tensor | None,
+    perturbations: Perturbations | None,
     openings: Sequence[str] | None,
 ) -> list[Completion]:
     """Return replies to N times the B prompts as completions with their signals; `openings` are forced first tokens."""
     prompts = [ids[mask.bool()].tolist() for ids, mask in zip(rows.input_ids, rows.attention_mask, strict=True)]
     tokens = [one.tokens for one in said]
-    plain = surprises(loaded, prompts, tokens, None, None)
-    steered = surprises(loaded, prompts, tokens, layer, vectors) if vectors is not None else [None] * len(said)
+    plain = surprises(loaded, prompts, tokens, None)
+    steered = surprises(loaded, prompts, tokens, perturbations) if perturbations is not None else [None] * len(said)
     found = []
     for row, one in enumerate(said):
         vector, prompt = divmod(row, len(unsteered))
@@ -141,5 +151,5 @@ def scored(
 
 def own_completions(loaded: LoadedModel, batch: PromptBatch, unsteered: Sequence[Reply]) -> list[Completion]:
     """Return the model's own replies as completions of the bank `unsteered`."""
-    found = scored(loaded, batch, unsteered, "unsteered", unsteered, None, None, None)
+    found = scored(loaded, batch, unsteered, "unsteered", unsteered, None, None)
     return [replace(one, vector=None) for one in found]

@@ -22,6 +22,7 @@ from discover.audit.statistics import Share, share
 from discover.read.signals import Completion
 from discover.report.record import Record
 from discover.report.text import visible
+from discover.search.atlas import Atlas, Pair
 
 FOLDER = Path(__file__).parent
 BANKS = ("learned", "null", "forced", "followed", "unsteered")
@@ -61,6 +62,15 @@ class Curve:
     """Rounds at the left and the right edge."""
 
 
+@dataclass(frozen=True)
+class Heat:
+    """The atlas as cells of a heat map."""
+
+    atlas: Atlas
+    cells: tuple[tuple[Pair, float], ...]
+    """Every pair, with its gain between 0 (least of all pairs) and 1 (largest)."""
+
+
 def html_report(record: Record) -> str:
     """Return the page; equal records give equal pages, and every page can be encoded as UTF-8."""
     style, script = (Markup((FOLDER / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
@@ -80,10 +90,18 @@ def html_report(record: Record) -> str:
             null_vectors=len({said.vector for said in record.completions if said.bank == "null"}),
             spoken=_spoken(record.completions),
             curve=_curve(record.curve),
+            heat=None if record.charted is None else _heat(record.charted),
             told=[line for section in SECTIONS if section in record.about for line in _lines(section, record.about[section])],
             data=_data(record),
         )
     )
+
+
+def html_atlas(charted: Atlas, model: str, prompts: Sequence[str]) -> str:
+    """Return the page of an atlas alone."""
+    style, script = (Markup((FOLDER / name).read_text(encoding="utf-8")) for name in ("page.css", "page.js"))
+    page = _environment().get_template("atlas.html.jinja")
+    return page.render(heat=_heat(charted), model=model, prompts=prompts, policy=_policy(style, script), style=style)
 
 
 def marked(text: str) -> Markup:
@@ -145,6 +163,13 @@ def _curve(rounds: Sequence[dict[str, float]]) -> Curve | None:
 
     band = " ".join([*points("greatest"), *reversed(points("least"))])
     return Curve(" ".join(points("mean")), band, low, high, int(rounds[0]["round"]), int(rounds[-1]["round"]))
+
+
+def _heat(charted: Atlas) -> Heat:
+    """Return the heat map of an atlas."""
+    gains = [pair.gain for pair in charted.pairs]
+    low, width = min(gains), (max(gains) - min(gains)) or 1.0
+    return Heat(charted, tuple((pair, (pair.gain - low) / width) for pair in charted.pairs))
 
 
 def _lines(name: str, value: Any) -> Iterator[tuple[str, str]]:

@@ -22,8 +22,8 @@ def markdown_report(record: Record) -> str:
         [
             f"# What {record.about['model']['path']} can be pushed into saying",
             "",
-            f"{len(bank)} steering vectors of norm {bank.radius:.5g} ({bank.relative_radius:.3f} median residual norms), "
-            f"added after block {bank.source_layer}, {record.read_at}; "
+            f"{record.learned} of norm {bank.radius:.5g} ({bank.relative_radius:.3f} median residual norms), "
+            f"acting {record.acting}, {record.read_at}; "
             f"solver `{bank.origin['solver']}`, seed {bank.origin['seed']}.",
             "",
             "Prompts:",

@@ -6,9 +6,11 @@ from typing import Any
 
 from discover.audit.findings import Finding
 from discover.bank import VectorBank
+from discover.model.anatomy import Site
 from discover.read.modes import Mode
 from discover.read.signals import Completion
 from discover.report.text import one_line
+from discover.search.atlas import Atlas
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,35 @@ class Record:
     modes: Sequence[Mode]
     findings: Sequence[Finding]
     """One per mode that the bank reaches, strongest first."""
+    charted: Atlas | None
+    """Every pair of layers, where the run chose its own by it."""
 
     @property
     def read_at(self) -> str:
         """Where the effects of the vectors were read."""
-        into = self.bank.origin.get("reply_tokens", 0)
+        origin, block = self.bank.origin, self.bank.target_layer
+        into, span = origin.get("reply_tokens", 0), origin.get("span", [])
         deeper = f", half of them up to {into} tokens into the reply" if into else ""
-        return f"read after block {self.bank.target_layer}{deeper}"
+        if span:
+            deeper = f", at positions {span[0]} to {span[1]} (-1 is the prompt's last token)"
+        what = {"attention": f"from the attention of block {block}", "logits": "from the logits"}
+        return f"read {what.get(origin.get('target', ''), f'after block {block}')}{deeper}"
+
+    @property
+    def learned(self) -> str:
+        """How many of what kind were learned."""
+        kinds = {"adapter": "adapters", "factor": "factors", "head": "head vectors"}
+        return f"{len(self.bank)} {kinds.get(self.bank.origin.get('perturbation', ''), 'vectors')}"
+
+    @property
+    def acting(self) -> str:
+        """Where they act."""
+        places = [change.place for change in self.bank.perturbations.changes]
+        blocks = str(places[0].block) if len(places) == 1 else f"{places[0].block} to {places[-1].block}"
+        told = "after block" if places[0].site is Site.residual else f"on the {places[0].site.value} output of block"
+        last = self.bank.perturbations.last
+        ends = f", at the prompt's last {last} positions and all that is said" if last else ""
+        return f"{told}{'s' if len(places) > 1 else ''} {blocks}{ends}"
 
     def unsteered_from(self, said: Completion) -> str | None:
         """Return how a completion that no vector steered began: with which token in the model's mouth; None where one did."""

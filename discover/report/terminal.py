@@ -5,6 +5,7 @@ from pathlib import Path
 from discover.audit.findings import Finding
 from discover.report.record import Record
 from discover.report.text import one_line
+from discover.search.atlas import Atlas
 
 SHOWN = 8
 """Modes printed; the report has them all."""
@@ -18,8 +19,8 @@ def terminal_report(record: Record, folder: Path) -> str:
     counts = {verdict: sum(one.verdict == verdict for one in record.findings) for verdict in ("finding", "fragment")}
     lines = [
         "",
-        f"{record.about['model']['path']}: {len(bank)} vectors of norm {bank.radius:.4g} ({bank.relative_radius:.2f} of the "
-        f"residual stream's) after block {bank.source_layer},",
+        f"{record.about['model']['path']}: {record.learned} of norm {bank.radius:.4g} ({bank.relative_radius:.2f} of the "
+        f"residual stream's) {record.acting},",
         f"{record.read_at}; {null} random beside them.",
         f"prompt      {one_line(record.prompts[0], WIDTH)}"
         + (f" (and {len(record.prompts) - 1} more)" if len(record.prompts) > 1 else ""),
@@ -32,6 +33,23 @@ def terminal_report(record: Record, folder: Path) -> str:
     if len(record.findings) > SHOWN:
         lines.append(f"… and {len(record.findings) - SHOWN} more modes in the report.")
     return "\n".join([*lines, "", f"report      {folder / 'report.html'}"])
+
+
+def terminal_atlas(charted: Atlas, folder: Path) -> str:
+    """Return the gain of every pair of layers as a table of text."""
+    gains = {(pair.source_layer, pair.target_layer): pair.gain for pair in charted.pairs}
+    head = "source |" + "".join(f"{target:>6}" for target in range(1, charted.blocks))
+    rows = [
+        f"{source:>6} |"
+        + "".join(f"{gains[source, target]:>6.2f}" if source < target else " " * 6 for target in range(1, charted.blocks))
+        for source in range(charted.blocks - 1)
+    ]
+    source, target = charted.best
+    told = (
+        "How far the best direction turns the residual stream at a target, for a step of one residual norm at a source (radians):"
+    )
+    chosen = f"search.layers=auto takes source {source} and target {target}."
+    return "\n".join(["", told, "", head, *rows, "", chosen, "", f"atlas       {folder / 'atlas.html'}"])
 
 
 def _lines(record: Record, place: int, finding: Finding) -> list[str]:

@@ -1,4 +1,4 @@
-"""Effects: how a perturbation changes the residual stream at the target, and the numbers that searches maximise."""
+"""Effects: how a perturbation changes what is read at the target, and the numbers that searches maximise."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,59 +6,55 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from discover.model.change import Perturbations
 from discover.model.slice import ModelSlice
 from discover.perturb.sphere import unit
 
 
 @dataclass(frozen=True)
 class EffectReader:
-    """Reads effects of vectors through a slice, at chosen positions."""
+    """Reads effects of perturbations through a slice, at chosen positions."""
 
     slice: ModelSlice
-    positions: int
-    """K, the last so many positions; 0 means all."""
+    start: int
+    """The first position that is read, from 0."""
+    end: int
+    """The position before which reading ends; K = end - start."""
     normalised: bool
     """Whether the difference is taken between residuals of unit norm."""
-    unread: int = 0
-    """Tokens at the end of the slice that are not read."""
 
     @property
-    def last(self) -> int:
-        """K, or all that there are."""
-        return min(self.positions or self.end, self.end)
-
-    @property
-    def end(self) -> int:
-        """The position before which reading ends."""
-        return self.slice.target.shape[1] - self.unread
+    def size(self) -> int:
+        """Numbers in one mean effect: K * D, or K * V for logits."""
+        return (self.end - self.start) * self.slice.target.shape[2]
 
     @property
     def mask(self) -> Tensor:
         """[B, K], 1 where a position that is read holds a token."""
-        return self.slice.mask[:, self.end - self.last : self.end]
+        return self.slice.mask[:, self.start : self.end]
 
-    def effects(self, vectors: Tensor) -> Tensor:
-        """Return the effects [N, B, K, D] of vectors [N, D] in residual units; zero on padding."""
-        steered = self.slice.steered(vectors)[:, :, self.end - self.last : self.end]
-        unsteered = self.slice.target[:, self.end - self.last : self.end]
+    def effects(self, perturbations: Perturbations) -> Tensor:
+        """Return the effects [N, B, K, D] of N perturbations, in the units of the target; zero on padding."""
+        steered = self.slice.steered(perturbations, self.start, self.end)
+        unsteered = self.slice.target[:, self.start : self.end]
         # Later blocks read the residual stream through a norm, so its length alone changes nothing for them.
         if self.normalised:
             steered, unsteered = unit(steered), unit(unsteered)
         return (steered - unsteered) * self.mask[..., None]
 
-    def turns(self, vectors: Tensor) -> Tensor:
-        """Return [N]: by how many degrees vectors [N, D] turn the target residual, mean over prompts and positions."""
-        chords = replace(self, normalised=True).effects(vectors).norm(dim=-1)  # [N, B, K]
+    def turns(self, perturbations: Perturbations) -> Tensor:
+        """Return [N]: by how many degrees each of N perturbations turns the target, mean over prompts and positions."""
+        chords = replace(self, normalised=True).effects(perturbations).norm(dim=-1)  # [N, B, K]
         return torch.rad2deg(2 * torch.asin(chords / 2)).sum(dim=(1, 2)) / self.mask.sum()
 
-    def mean_effects(self, vectors: Tensor) -> Tensor:
+    def mean_effects(self, perturbations: Perturbations) -> Tensor:
         """Return [N, K * D]: the mean over prompts, positions side by side (aligned at the end of each prompt)."""
         counts = self.mask.sum(dim=0).clamp(min=1)[:, None]  # [K, 1]
-        return (self.effects(vectors).sum(dim=1) / counts).flatten(1)
+        return (self.effects(perturbations).sum(dim=1) / counts).flatten(1)
 
 
-Objective = Callable[[Tensor], Tensor]
-"""Vectors [N, D] in residual units -> what to maximise for each, [N]."""
+Objective = Callable[[Perturbations], Tensor]
+"""N perturbations -> what to maximise for each, [N]."""
 
 
 def melbo(reader: EffectReader, power: float, q: float) -> Objective:
@@ -68,9 +64,9 @@ def melbo(reader: EffectReader, power: float, q: float) -> Objective:
     norm over positions instead of channels, which for power 2 is the same; this follows the formula.
     """
 
-    def objective(vectors: Tensor) -> Tensor:
+    def objective(perturbations: Perturbations) -> Tensor:
         # The squared norm needs no root, whose gradient at an effect of zero would not exist.
-        squared = reader.effects(vectors).square().sum(dim=-1)
+        squared = reader.effects(perturbations).square().sum(dim=-1)
         total = squared.clamp(min=torch.finfo(torch.float32).tiny).pow(power / 2).mul(reader.mask).sum(dim=-1)
         return total.pow(1 / q).sum(dim=-1)
 
@@ -79,14 +75,19 @@ def melbo(reader: EffectReader, power: float, q: float) -> Objective:
 
 def mean_norm(reader: EffectReader) -> Objective:
     """Return the norm of the mean effect, which the fixed point maximises (Mack & Turner, deep causal transcoding)."""
-    return lambda vectors: reader.mean_effects(vectors).norm(dim=-1)
+    return lambda perturbations: reader.mean_effects(perturbations).norm(dim=-1)
+
+
+def norm_sum(reader: EffectReader) -> Objective:
+    """Return the sum over prompts of the effect's norm, positions side by side: what the prompts share counts for no more."""
+    return lambda perturbations: reader.effects(perturbations).flatten(2).norm(dim=-1).sum(dim=-1)
 
 
 def unclaimed_norm(reader: EffectReader, claimed: Tensor) -> Objective:
     """Return the norm of the part of the mean effect outside the span of orthonormal rows `claimed` [M, K * D]."""
 
-    def objective(vectors: Tensor) -> Tensor:
-        effects = reader.mean_effects(vectors)
+    def objective(perturbations: Perturbations) -> Tensor:
+        effects = reader.mean_effects(perturbations)
         return (effects - (effects @ claimed.T) @ claimed).norm(dim=-1)
 
     return objective

@@ -1,21 +1,40 @@
 """From a slice and options to a frozen bank."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from discover.bank import VectorBank
-from discover.config import Calibration, Diversity, SearchConfig, Solver
+from discover.config import Calibration, Diversity, Kind, Prompts, SearchConfig, Solver
+from discover.model.change import joined
 from discover.model.slice import ModelSlice
+from discover.perturb.spaces import Space, drawn
+from discover.search.atlas import Atlas
 from discover.search.chunks import chunks
-from discover.search.effects import mean_norm, melbo
+from discover.search.effects import mean_norm, melbo, norm_sum
 from discover.search.radius import calibrated_radius, departure, turn
-from discover.search.readings import Aim, Readings, readings
-from discover.search.solvers import WAVES, ascent, deflated, fixed_point, starting_directions
+from discover.search.readings import Aim, Readings, readers
+from discover.search.solvers import (
+    WAVES,
+    Apart,
+    Free,
+    Progress,
+    Softly,
+    ascent,
+    cpe,
+    deflated,
+    fixed_point,
+    one_by_one,
+    orthogonal,
+    power,
+    unbound,
+    unhindered,
+)
 from discover.storage import read_json_lines, write_json_lines
 
 
@@ -43,39 +62,44 @@ def load_search(path: Path) -> Search:
     return Search(VectorBank.load(path), read_json_lines(path.with_name(CURVE)))
 
 
-def default_layers(config: SearchConfig, blocks: int) -> tuple[int, int]:
-    """Return the source and target layer: as configured, else an eighth and half of the number of blocks."""
-    source = blocks // 8 if config.source_layer is None else config.source_layer
-    target = max(source + 1, blocks // 2) if config.target_layer is None else config.target_layer
-    return source, target
+def chosen_layers(config: SearchConfig, blocks: int, charted: Atlas | None) -> tuple[int, int]:
+    """Return the source and target layer: as configured, else by the atlas, else an eighth and half of the number of blocks."""
+    source, target = (blocks // 8, blocks // 2) if charted is None else charted.best
+    source = source if config.source_layer is None else config.source_layer
+    reach = config.band if config.perturbation is Kind.factor else 1
+    return source, max(source + reach, target) if config.target_layer is None else config.target_layer
 
 
 def rounds_of(config: SearchConfig) -> int:
     """Return how many rounds or steps a search takes, for its progress bar."""
-    match config.solver:
-        case Solver.ascent:
-            return config.steps
-        case Solver.random:
+    once = config.steps if config.solver is Solver.ascent else config.rounds
+    match config.solver, config.diversity:
+        case Solver.random, _:
             return 0
-        case Solver.fixed_point:
-            return config.rounds * (WAVES if config.diversity is Diversity.deflation else 1)
+        case _, Diversity.deflation:
+            return once * WAVES
+        case _, Diversity.sequential:
+            return once * config.vectors
+    return once
 
 
 def learn(
     config: SearchConfig,
     part: ModelSlice,
+    space: Space,
     reply_tokens: int,
     layers: tuple[int, int],
     seed: int,
     origin: dict[str, Any],
     tick: Callable[[], None],
 ) -> Search:
-    """Learn a bank of vectors through a slice.
+    """Learn a bank of perturbations through a slice.
 
     Args:
         config: solver, diversity, radius and what is maximised.
         part: the slice between `layers`.
-        reply_tokens: how many tokens of the unsteered reply it ends with.
+        space: what is learned.
+        reply_tokens: how many tokens of the unsteered reply the slice ends with.
         layers: source and target layer.
         seed: of the starting directions.
         origin: provenance that the bank carries.
@@ -84,8 +108,8 @@ def learn(
     Raises:
         UsageError: a radius cannot be found, more orthogonal vectors than dimensions, or memory for not even one.
     """
-    read = readings(part, reply_tokens, config, chunks(part, config.chunk))
-    radius = _radius(config, read, seed)
+    read = Readings(space, 1.0, readers(part, reply_tokens, config), chunks(part, config.chunk))
+    read = replace(read, radius=_radius(config, read, part.residual_norm, seed))
     curve: list[dict[str, Any]] = []
 
     def progress(number: int, values: Tensor) -> None:
@@ -94,42 +118,96 @@ def learn(
         )
         tick()
 
-    directions = starting_directions(config.vectors, part.width, seed)
-    orthogonal = config.diversity is Diversity.orthogonal
-    aim: Aim = partial(melbo, power=config.power, q=config.q) if config.solver is Solver.ascent else mean_norm
-    match config.solver, config.diversity:
-        case Solver.random, _:
-            pass
-        case Solver.ascent, _:
-            directions = ascent(aim, directions, radius, config.steps, config.angular_step, orthogonal, read, progress)
-        case _, Diversity.deflation:
-            directions = deflated(directions, radius, config.rounds, read, progress)
-        case _:
-            directions = fixed_point(aim, directions, radius, config.rounds, orthogonal, read, progress)
-    reached = read.values(aim, radius * directions)
+    aim = _aim(config)
+    directions = _learned(config, aim, drawn(space, config.vectors, "start", seed), part.residual_norm, seed, read, progress)
+    reached = read.each(aim, directions)
+    found = replace(space.perturbations(directions, read.radius), last=config.steered_positions)
+    if config.both_signs:
+        other = replace(read, radius=-read.radius)
+        found, reached = joined(found, found.scaled(-1.0)), torch.cat([reached, other.each(aim, directions)])
     bank = VectorBank(
-        directions=directions,
+        perturbations=found,
         objective=reached,
-        radius=radius,
+        radius=read.radius,
         residual_norm=part.residual_norm,
         source_layer=layers[0],
         target_layer=layers[1],
-        origin={**origin, "solver": config.solver.value, "seed": seed, "reply_tokens": reply_tokens},
+        origin={
+            **origin,
+            "perturbation": config.perturbation.value,
+            "solver": config.solver.value,
+            "target": config.target.value,
+            "seed": seed,
+            "span": list(config.span),
+            "reply_tokens": 0 if config.span else reply_tokens,
+        },
     )
     return Search(bank, curve)
 
 
-def _radius(config: SearchConfig, read: Readings, seed: int) -> float:
+def random_bank(bank: VectorBank, space: Space, count: int, seed: int) -> VectorBank:
+    """Return so many random perturbations of the same space, at the radius of `bank`."""
+    # Another name than the search's start: a null that shared its draws would be what the search began with.
+    return bank.void(space.sized(count).perturbations(drawn(space, count, "null", seed), bank.radius), seed)
+
+
+def _aim(config: SearchConfig) -> Aim:
+    if config.solver is Solver.ascent:
+        return partial(melbo, power=config.power, q=config.q)
+    return norm_sum if config.prompts is Prompts.sum else mean_norm
+
+
+def _learned(
+    config: SearchConfig, aim: Aim, directions: Tensor, residual_norm: float, seed: int, read: Readings, progress: Progress
+) -> Tensor:
+    """Return what the solver makes of `directions` [N, P]."""
+
+    def learner(directions: Tensor, rows: Tensor, apart: Apart, free: Free, progress: Progress) -> Tensor:
+        if config.solver is Solver.fixed_point:
+            return fixed_point(aim, directions, rows, config.rounds, config.settled, apart, read, progress)
+        return ascent(
+            aim,
+            directions,
+            rows,
+            config.steps,
+            config.angular_step,
+            config.learning_rate,
+            config.settled,
+            apart,
+            free,
+            read,
+            progress,
+        )
+
+    every = torch.arange(len(directions))
+    apart: Apart = unbound
+    if config.diversity is Diversity.orthogonal:
+        apart = orthogonal
+    elif config.diversity is Diversity.soft:
+        apart = Softly(read.space, config.similarity, config.temperature)
+    match config.solver, config.diversity:
+        case Solver.random, _:
+            return directions
+        case Solver.power, _:
+            return power(directions, config.rounds, residual_norm, read, progress)
+        case Solver.cpe, _:
+            return cpe(directions, config.rounds, seed, apart, read, progress)
+        case _, Diversity.deflation:
+            return deflated(directions, config.rounds, config.settled, read, progress)
+        case _, Diversity.sequential:
+            return one_by_one(learner, directions, config.steps if config.solver is Solver.ascent else config.rounds, progress)
+    return learner(directions, every, apart, unhindered, progress)
+
+
+def _radius(config: SearchConfig, read: Readings, norm: float, seed: int) -> float:
     """Return the radius asked for, or the one that random directions calibrate, read at the end of the prompt."""
-    reader = read.readers[0]
-    norm = reader.slice.residual_norm
     if config.radius is not None:
         return config.radius
     if config.relative_radius is not None:
         return config.relative_radius * norm
     match config.calibration:
         case Calibration.turn:
-            return calibrated_radius(turn(reader, read.chunks, seed), norm, config.turn, f"search.turn={config.turn}")
+            return calibrated_radius(turn(read, seed), norm, config.turn, f"search.turn={config.turn}")
         case Calibration.departure:
-            measure = departure(reader, read.chunks, seed)
+            measure = departure(read, norm, seed)
             return calibrated_radius(measure, norm, config.departure, f"search.departure={config.departure}")

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from discover.errors import UsageError
-from discover.perturb.sphere import random_directions
-from discover.search.chunks import Chunks
-from discover.search.effects import EffectReader
+from discover.perturb.spaces import drawn
+from discover.search.readings import Readings
 
 PROBES = 30
 """Random directions in a calibration, as published."""
@@ -23,37 +23,46 @@ Measure = Callable[[float], float]
 """What random directions do at a radius; grows with it."""
 
 
-def turn(reader: EffectReader, chunks: Chunks, seed: int) -> Measure:
+def turn(read: Readings, seed: int) -> Measure:
     """Return by how many degrees 30 random directions of a radius turn the target residual, on average.
 
     A random vector that is long enough buries the residual stream it is added to, and stands nearly at right angles to it:
     unlike a departure, an angle of 45 degrees is reached in every model. There, what was added weighs as much as what was.
     """
-    directions = random_directions(PROBES, reader.slice.width, "calibration", seed)
+    probing, directions = _probing(read, seed)
 
     def measured(radius: float) -> float:
-        with torch.no_grad():
-            return float(chunks.over(reader.turns, radius * directions).mean())
+        return float(probing(radius).each(lambda reader: reader.turns, directions).mean())
 
     return measured
 
 
-def departure(reader: EffectReader, chunks: Chunks, seed: int) -> Measure:
+def departure(read: Readings, residual_norm: float, seed: int) -> Measure:
     """Return how far the effects of 30 random directions of a radius have left their linearisation.
 
     It is sqrt(mean ||effect(R v) - R J v||^2 / ||R J v||^2) over directions v. Source: the calibration of deep causal
     transcoding (Mack & Turner, 2024, as coded), here on effects as the search reads them.
     """
-    directions = random_directions(PROBES, reader.slice.width, "calibration", seed)
-    step = SMALL * reader.slice.residual_norm
-    slope = (_means(reader, chunks, step * directions) - _means(reader, chunks, -step * directions)) / (2 * step)
+    probing, directions = _probing(read, seed)
+    step = SMALL * residual_norm
+    every = torch.arange(PROBES)
+    slope = (probing(step).mean_effects(directions, every) - probing(-step).mean_effects(directions, every)) / (2 * step)
 
     def measured(radius: float) -> float:
         linear = radius * slope
-        left = (_means(reader, chunks, radius * directions) - linear).square().sum(dim=-1)
+        left = (probing(radius).mean_effects(directions, every) - linear).square().sum(dim=-1)
         return float((left / linear.square().sum(dim=-1)).mean().sqrt())
 
     return measured
+
+
+def _probing(read: Readings, seed: int) -> tuple[Callable[[float], Readings], Tensor]:
+    """Return the function from a radius to what reads 30 random directions at the end of the prompt, and these directions."""
+    space = read.space.sized(PROBES)
+    return (
+        lambda radius: replace(read, space=space, radius=radius, readers=read.readers[:1]),
+        drawn(space, PROBES, "calibration", seed),
+    )
 
 
 def calibrated_radius(measure: Measure, norm: float, enough: float, told: str) -> float:
@@ -94,8 +103,3 @@ def calibrated_radius(measure: Measure, norm: float, enough: float, told: str) -
         middle = (low + high) / 2
         low, high = (low, middle) if reached(middle) else (middle, high)
     return high
-
-
-def _means(reader: EffectReader, chunks: Chunks, vectors: Tensor) -> Tensor:
-    with torch.no_grad():
-        return chunks.over(reader.mean_effects, vectors)

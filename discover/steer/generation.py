@@ -1,4 +1,4 @@
-"""Let the model speak, every row of a batch under its own vector."""
+"""Let the model speak, every row of a batch under its own perturbation."""
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
+from discover.model.change import Perturbations
 from discover.model.loading import LoadedModel
 from discover.model.memory import in_pieces
 from discover.model.prompts import PromptBatch
-from discover.steer.interventions import added
+from discover.steer.interventions import perturbed
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,7 @@ class Reply:
 def replies(
     loaded: LoadedModel,
     batch: PromptBatch,
-    layer: int | None,
-    vectors: Tensor | None,
+    perturbations: Perturbations | None,
     tokens: int,
     rows: int,
     tick: Callable[[int], None],
@@ -41,15 +41,14 @@ def replies(
     Args:
         loaded: the model.
         batch: R prompts.
-        layer: block after which vectors are added; None for unsteered replies.
-        vectors: [R, D], one a row, in residual units; None for unsteered replies.
+        perturbations: R of them, one a row; None for unsteered replies.
         tokens: longest reply.
         rows: rows computed at once.
         tick: called with the number of rows after each piece.
     """
 
     def piece(some: slice) -> list[Reply]:
-        steering = nullcontext() if vectors is None or layer is None else added(loaded, layer, vectors[some])
+        steering = nullcontext() if perturbations is None else perturbed(loaded, perturbations.rows(some), None)
         with torch.no_grad(), steering:
             said = _greedy(loaded, batch.input_ids[some], batch.attention_mask[some], tokens)
         tick(len(said))

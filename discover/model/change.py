@@ -1,0 +1,95 @@
+"""Changes: what is added, by N perturbations at once, to what modules of a model put out."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from discover.model.anatomy import Place
+
+
+@dataclass(frozen=True)
+class Change:
+    """What N perturbations add to the output of one module: bias + up (down x), for x what the module is given."""
+
+    place: Place
+    bias: Tensor
+    """[N, D], in the units of the module's output."""
+    down: Tensor
+    """[N, r, F], F the width of x; r is 0 where only a bias is added."""
+    up: Tensor
+    """[N, D, r]."""
+
+    def onto(self, output: Tensor, inputs: Tensor | None, shared: bool) -> Tensor:
+        """Return the changed output [N * B, T, D]; row n * B + b is what perturbation n makes of prompt b.
+
+        Args:
+            output: [N * B, T, D] what the module puts out, or [B, T, D] where that is the same under all perturbations.
+            inputs: what it is given, [N * B, T, F] or [B, T, F]; None will do for a bias alone.
+            shared: whether both are the same under all perturbations.
+        """
+        groups, size = 1 if shared else len(self.bias), output.shape[1]
+        added = self.bias[:, None, :]
+        if self.down.shape[1] and inputs is not None:
+            given = inputs.unflatten(0, (groups, -1)).flatten(1, 2).to(self.down)  # [N or 1, B * T, F]
+            # What all perturbations share is read by all of them in one product.
+            inner = torch.einsum("mf,nrf->nmr", given[0], self.down) if shared else given @ self.down.mT
+            added = added + inner @ self.up.mT
+        changed = output.unflatten(0, (groups, -1)).flatten(1, 2) + added.to(output.dtype)
+        return changed.unflatten(1, (-1, size)).flatten(0, 1)
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> "Change":
+        """Return the change with `function` applied to each of its tensors."""
+        return replace(self, bias=function(self.bias), down=function(self.down), up=function(self.up))
+
+
+@dataclass(frozen=True)
+class Perturbations:
+    """N perturbations; each changes the same places."""
+
+    changes: tuple[Change, ...]
+    """One a place, in the order in which the model reaches them."""
+    last: int = 0
+    """They act at so many positions at the prompt's end, and at all that is said; 0 means at every position."""
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.changes[0].bias)
+
+    def at(self, place: Place) -> Change | None:
+        """Return the change at a place, None where nothing is changed."""
+        return next((change for change in self.changes if change.place == place), None)
+
+    def mapped(self, function: Callable[[Tensor], Tensor]) -> "Perturbations":
+        """Return the perturbations with `function` applied to each tensor."""
+        return replace(self, changes=tuple(change.mapped(function) for change in self.changes))
+
+    def rows(self, index: slice | Sequence[int] | Tensor) -> "Perturbations":
+        """Return the perturbations that `index` names."""
+        return self.mapped(lambda tensor: tensor[index])
+
+    def repeated(self, copies: int) -> "Perturbations":
+        """Return every perturbation `copies` times in a row."""
+        return self.mapped(lambda tensor: tensor.repeat_interleave(copies, dim=0))
+
+    def scaled(self, multiplier: float) -> "Perturbations":
+        """Return the perturbations times `multiplier`: 1 as they are, 0 nothing, -1 subtracted."""
+        changes = (replace(change, bias=multiplier * change.bias, up=multiplier * change.up) for change in self.changes)
+        return replace(self, changes=tuple(changes))
+
+
+def biases(place: Place, vectors: Tensor) -> Perturbations:
+    """Return the perturbations that add vectors [N, D] to the output of the module at `place`."""
+    count, width = vectors.shape
+    return Perturbations((Change(place, vectors, vectors.new_zeros(count, 0, 0), vectors.new_zeros(count, width, 0)),))
+
+
+def joined(first: Perturbations, second: Perturbations) -> Perturbations:
+    """Return the perturbations of both, at the same places, those of the first before those of the second."""
+    pairs = zip(first.changes, second.changes, strict=True)
+    changes = (
+        Change(one.place, torch.cat([one.bias, other.bias]), torch.cat([one.down, other.down]), torch.cat([one.up, other.up]))
+        for one, other in pairs
+    )
+    return replace(first, changes=tuple(changes))

@@ -1,0 +1,273 @@
+"""Spaces: what N rows of parameters mean, the norms that they are held to, and the changes that they stand for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from transformers.pytorch_utils import Conv1D
+
+from discover.config import Kind, SearchConfig
+from discover.errors import UsageError
+from discover.model.anatomy import Place, Site
+from discover.model.change import Change, Perturbations, biases
+from discover.model.loading import LoadedModel
+from discover.model.slice import ModelSlice
+from discover.perturb.sphere import random_rows, seed_of, unit
+
+LOUD = 0.9
+"""Share of the tokens at which a low-rank change writes at most its radius."""
+
+
+class Space(Protocol):
+    """Parameters [N, P] of N perturbations of one kind."""
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """Where they act, in the model's order."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Lengths of the consecutive parts of a row of parameters; each part is held at norm one. They sum to P."""
+
+    def perturbations(self, directions: Tensor, radius: float) -> Perturbations:
+        """Return what unit directions [N, P] stand for at a radius; gradients flow to them."""
+
+    def sized(self, count: int) -> "Space":
+        """Return the space of so many rows."""
+
+    def rows(self, index: slice | Tensor) -> "Space":
+        """Return the space of the named rows."""
+
+    def likeness(self, directions: Tensor) -> Tensor:
+        """Return [N, N] cosines between what rows stand for; signs that cancel within a row make no difference."""
+
+    def pulled(self, weights: Tensor, directions: Tensor) -> Tensor:
+        """Return [N, P]: for row i the mean of all rows under `weights` [N, N], each with its signs turned to those of row i."""
+
+
+def held(space: Space, parameters: Tensor) -> Tensor:
+    """Return parameters [N, P] with every part at norm one."""
+    return torch.cat([unit(part) for part in parameters.split(list(space.lengths), dim=1)], dim=1)
+
+
+def tangent(space: Space, gradients: Tensor, directions: Tensor) -> Tensor:
+    """Return the part of `gradients` [N, P] that leaves the norm of every part of `directions` [N, P] as it is."""
+    lengths = list(space.lengths)
+    pairs = zip(gradients.split(lengths, dim=1), directions.split(lengths, dim=1), strict=True)
+    return torch.cat([gradient - (gradient * along).sum(dim=1, keepdim=True) * along for gradient, along in pairs], dim=1)
+
+
+def drawn(space: Space, count: int, *names: object) -> Tensor:
+    """Return random directions [count, P], uniform in every part; row i depends on `names` and i alone."""
+    return held(space, random_rows(count, sum(space.lengths), *names)).float()
+
+
+@dataclass(frozen=True)
+class VectorSpace:
+    """One vector, added to what one module puts out, at its norm there."""
+
+    place: Place
+    width: int
+    """D."""
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """The one place."""
+        return (self.place,)
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """One part, of width D."""
+        return (self.width,)
+
+    def perturbations(self, directions: Tensor, radius: float) -> Perturbations:
+        """Return biases: radius times direction."""
+        return biases(self.place, radius * directions)
+
+    def sized(self, count: int) -> "VectorSpace":  # noqa: ARG002 - the same for every row.
+        """Return the space itself."""
+        return self
+
+    def rows(self, index: slice | Tensor) -> "VectorSpace":  # noqa: ARG002 - the same for every row.
+        """Return the space itself."""
+        return self
+
+    def likeness(self, directions: Tensor) -> Tensor:
+        """Return cosines; the opposite of a vector is another vector."""
+        return directions @ directions.T
+
+    def pulled(self, weights: Tensor, directions: Tensor) -> Tensor:
+        """Return weighted means."""
+        return weights @ directions
+
+
+@dataclass(frozen=True)
+class HeadSpace:
+    """One vector a row within the write space of one attention head: what that head can add to the residual stream."""
+
+    place: Place
+    bases: Tensor
+    """[H, D, d] orthonormal bases of the columns of the output projection that belong to each head."""
+    heads: Tensor
+    """[N] the head of every row."""
+
+    @property
+    def places(self) -> Sequence[Place]:
+        """The attention output projection of one block."""
+        return (self.place,)
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """One part, of the width of a head."""
+        return (self.bases.shape[2],)
+
+    def perturbations(self, directions: Tensor, radius: float) -> Perturbations:
+        """Return biases of norm `radius`, each within its head's write space."""
+        bases = self.bases[self.heads].to(directions)
+        return biases(self.place, radius * torch.einsum("ndk,nk->nd", bases, directions))
+
+    def sized(self, count: int) -> "HeadSpace":
+        """Return the space of so many rows: every head once in each run of H rows, in an order of its own."""
+        size = len(self.bases)
+        runs = [
+            torch.randperm(size, generator=torch.Generator().manual_seed(seed_of("heads", run)))
+            for run in range(-(-count // size))
+        ]
+        return replace(self, heads=torch.cat(runs)[:count])
+
+    def rows(self, index: slice | Tensor) -> "HeadSpace":
+        """Return the space of the named rows, each with its head."""
+        return replace(self, heads=self.heads[index])
+
+    def likeness(self, directions: Tensor) -> Tensor:
+        """Return cosines as the vectors stand in the residual stream."""
+        written = torch.einsum("ndk,nk->nd", self.bases[self.heads].to(directions), directions)
+        return written @ written.T
+
+    def pulled(self, weights: Tensor, directions: Tensor) -> Tensor:
+        """Return weighted means over the rows of the same head."""
+        return (weights * (self.heads[:, None] == self.heads)) @ directions
+
+
+@dataclass(frozen=True)
+class LowRankSpace:
+    """A change of rank r to one projection (an adapter), or one to each projection of a band (a factor of CPE).
+
+    The published methods hold weights at a norm, and what reaches the residual stream is then whatever the inputs make of it.
+    Here the norm of all that is written is held at the radius instead, for the token that nine in ten stay below: learned terms
+    read few tokens much louder than the others, and the loudest of all (the first, in many models) says nothing of the rest.
+    """
+
+    places: tuple[Place, ...]
+    inputs: tuple[Tensor, ...]
+    """Per place [M, F], what the projection is given at each of M tokens of the prompts, unsteered."""
+    width: int
+    """D."""
+    rank: int
+    """r."""
+    weighed: bool
+    """Whether the radius is the spectral norm of each rank-one term, as published, and not what reaches the residual stream."""
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Per place, r rows that read and r columns that write."""
+        return [size for given in self.inputs for size in (*[given.shape[1]] * self.rank, *[self.width] * self.rank)]
+
+    def perturbations(self, directions: Tensor, radius: float) -> Perturbations:
+        """Return one low-rank change a place, all of a row under one scale."""
+        pairs = self._pairs(directions)
+        scale = torch.full((len(directions), 1, 1), radius).to(directions)
+        if not self.weighed:
+            # Without gradient: it says how far along a direction to go, and is not what is climbed.
+            scale = radius / self._written([(down.detach(), up.detach()) for down, up in pairs])[:, None, None]
+        nothing = directions.new_zeros(len(directions), self.width)
+        changes = (Change(place, nothing, down, scale * up.mT) for place, (down, up) in zip(self.places, pairs, strict=True))
+        return Perturbations(tuple(changes))
+
+    def sized(self, count: int) -> "LowRankSpace":  # noqa: ARG002 - the same for every row.
+        """Return the space itself."""
+        return self
+
+    def rows(self, index: slice | Tensor) -> "LowRankSpace":  # noqa: ARG002 - the same for every row.
+        """Return the space itself."""
+        return self
+
+    def likeness(self, directions: Tensor) -> Tensor:
+        """Return cosines between the changed weights, all places as one: a factor keeps its weights when a and b both turn."""
+        products = torch.zeros(len(directions), len(directions)).to(directions)
+        for down, up in self._pairs(directions):
+            products += torch.einsum("nrf,msf,nrd,msd->nm", down, down, up, up)
+        sizes = products.diagonal().clamp(min=1e-12).sqrt()
+        return products / sizes / sizes[:, None]
+
+    def pulled(self, weights: Tensor, directions: Tensor) -> Tensor:
+        """Return weighted means of rows whose terms are turned to the side of the row they are taken for."""
+        means = []
+        for down, up in self._pairs(directions):
+            same = torch.einsum("nrf,mrf->rnm", down, down) + torch.einsum("nrd,mrd->rnm", up, up)
+            turned = weights * torch.where(same < 0, -1.0, 1.0)  # [r, N, N]
+            means += [torch.einsum("rnm,mrf->nrf", turned, part).flatten(1) for part in (down, up)]
+        return torch.cat(means, dim=1)
+
+    def _pairs(self, directions: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Return per place what reads [N, r, F] and what writes [N, r, D]."""
+        sizes = [self.rank * size for given in self.inputs for size in (given.shape[1], self.width)]
+        parts = [part.unflatten(1, (self.rank, -1)) for part in directions.split(sizes, dim=1)]
+        return list(zip(parts[::2], parts[1::2], strict=True))
+
+    def _written(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """Return [N]: the norm of all that is written, places together, that it stays below at nine tokens in ten."""
+        squared = []
+        for given, (down, up) in zip(self.inputs, pairs, strict=True):
+            inner = torch.einsum("mf,nrf->nmr", given.to(down), down)
+            # ||inner up||^2 without a residual stream of memory for every perturbation.
+            squared.append((inner @ (up @ up.mT) * inner).sum(dim=-1))
+        return torch.stack(squared).sum(dim=0).clamp(min=0).sqrt().quantile(LOUD, dim=1).clamp(min=1e-12)
+
+
+def places_of(config: SearchConfig, source_layer: int) -> list[Place]:
+    """Return where perturbations of the kind that `config` asks for act, from the source layer on."""
+    match config.perturbation:
+        case Kind.vector:
+            return [Place(source_layer, Site.residual)]
+        case Kind.bias | Kind.adapter:
+            return [Place(source_layer, Site.mlp)]
+        case Kind.head:
+            return [Place(source_layer, Site.attention)]
+        case Kind.factor:
+            return [Place(block, Site[config.projection.name]) for block in range(source_layer, source_layer + config.band)]
+
+
+def space_of(config: SearchConfig, loaded: LoadedModel, part: ModelSlice, source_layer: int) -> Space:
+    """Return the space of `config.vectors` perturbations of the kind that `config` asks for.
+
+    Raises:
+        UsageError: the attention output projection cannot be cut into heads.
+    """
+    places = places_of(config, source_layer)
+    match config.perturbation:
+        case Kind.vector | Kind.bias:
+            return VectorSpace(places[0], part.width)
+        case Kind.head:
+            return HeadSpace(places[0], _head_bases(loaded, places[0]), torch.zeros(0, dtype=torch.long)).sized(config.vectors)
+        case Kind.adapter | Kind.factor:
+            rank = config.rank if config.perturbation is Kind.adapter else 1
+            given = tuple(part.inputs[place][part.mask[:, part.first :].bool()].float() for place in places)
+            return LowRankSpace(tuple(places), given, part.width, rank, config.weighed)
+
+
+def _head_bases(loaded: LoadedModel, place: Place) -> Tensor:
+    """Return orthonormal bases [H, D, d] of what each head of a block can write."""
+    module, heads = loaded.anatomy.module(place), loaded.model.config.get_text_config(decoder=True).num_attention_heads
+    weight = module.get_parameter("weight").detach().double().cpu()
+    # GPT-2 keeps its weights transposed.
+    columns = weight.T if isinstance(module, Conv1D) else weight  # [D, F]
+    if columns.shape[1] % heads or columns.shape[1] // heads > len(columns):
+        raise UsageError(
+            f"The attention output projection of block {place.block} reads {columns.shape[1]} channels, which are not "
+            f"{heads} heads; use another search.perturbation."
+        )
+    bases = torch.linalg.qr(columns.unflatten(1, (heads, -1)).transpose(0, 1)).Q  # [H, D, d]
+    return bases.float()

@@ -1,0 +1,77 @@
+"""The atlas holds what a dense decomposition of each Jacobian says, and chooses by its rule."""
+
+import json
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import BLOCKS
+from toys import slice_between
+
+from discover.cli import main
+from discover.model.change import biases
+from discover.perturb.sphere import unit
+from discover.search.atlas import Atlas, Pair, atlas, atlas_size, load_atlas, save_atlas
+
+
+def dense_gain(llama, batch, source, target):
+    """Largest singular value and root mean square gain of the mean over prompts of the unit target's Jacobian, by autograd."""
+    part = slice_between(llama, batch, source, target)
+    last = part.target.shape[1]
+
+    def read(vector):
+        return unit(part.steered(biases(part.entered, vector[None]), last - 1, last))[0, :, 0].mean(dim=0)
+
+    jacobian = torch.autograd.functional.jacobian(read, torch.zeros(part.width))
+    values = torch.linalg.svdvals(jacobian.double())
+    return part.residual_norm * float(values[0]), part.residual_norm * float(values.square().sum().sqrt()) / part.width**0.5
+
+
+def test_gains_are_those_of_the_dense_jacobian(llama, batch):
+    told = []
+    charted = atlas(llama, batch, 0, lambda: told.append(1))
+    assert [(pair.source_layer, pair.target_layer) for pair in charted.pairs] == list(combinations(range(BLOCKS), 2))
+    assert len(told) == atlas_size(BLOCKS) == len(charted.pairs)
+    for pair in charted.pairs[:: BLOCKS - 1]:
+        gain, plain = dense_gain(llama, batch, pair.source_layer, pair.target_layer)
+        assert pair.gain == pytest.approx(gain, rel=0.02)
+        assert pair.plain_gain == pytest.approx(plain, rel=0.3), "sixteen random directions"
+        assert pair.contrast == pytest.approx(pair.gain / pair.plain_gain)
+
+
+def flat(blocks, **gains):
+    """An atlas in which every gain is 1 but those that are named, such as s2t3=9."""
+    named = {(int(name[1]), int(name[3])): gain for name, gain in gains.items()}
+    return Atlas(blocks, tuple(Pair(*pair, named.get(pair, 1.0), 0.5) for pair in combinations(range(blocks), 2)))
+
+
+def test_the_best_pair_begins_in_the_first_third_and_ends_in_the_first_60_percent():
+    assert flat(8, s2t3=2.0, s3t4=9.0, s1t5=9.0).best == (2, 3)
+    assert flat(8, s0t4=1.5).best == (0, 4)
+    assert flat(2).best == (0, 1)
+
+
+def test_it_is_read_as_it_was_written(tmp_path):
+    charted = flat(5, s1t2=1 / 3)
+    save_atlas(tmp_path / "atlas.json", charted)
+    assert load_atlas(tmp_path / "atlas.json") == charted
+
+
+def test_the_command_leaves_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["atlas", f"folder={tmp_path / 'run'}"])
+    saved = json.loads((tmp_path / "run" / "atlas.json").read_text())
+    assert saved["blocks"] == 8 and len(saved["pairs"]) == 28
+    source, target = load_atlas(tmp_path / "run" / "atlas.json").best
+    page = (tmp_path / "run" / "atlas.html").read_text()
+    assert page.count("<rect") == 28 and page.count('class="best"') == 1
+    assert f"search.layers=auto takes source {source} and target {target}." in capsys.readouterr().out
+
+
+def test_a_run_can_take_its_layers_from_it(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    few = ["search.vectors=2", "search.rounds=1", "audit.forced_tokens=0", "tracking.mode=disabled", "speech.tokens=4"]
+    main([f"folder={folder}", "search.layers=auto", *few])
+    about = json.loads((folder / "run.json").read_text())
+    assert tuple(about["layers"]) == load_atlas(folder / "atlas.json").best
+    assert '<svg class="heat"' in (folder / "report.html").read_text()

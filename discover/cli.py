@@ -28,6 +28,7 @@ USAGE = """discover: find what a language model can be pushed into doing, withou
   discover organism check NAME              measure that such a model does what it should
   discover organism train NAME              train it from scratch
   discover organism score RUN …             hold finished runs on organisms against the truth
+  discover bench search                     which method finds what at what cost; `discover bench --help` has its options
   discover --cfg job                        every option with its value
   discover --help                           this text
 
@@ -69,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail("There is not enough memory; give fewer or shorter prompts, or a smaller search.vectors or audit.null_vectors.")
     except KeyboardInterrupt:
-        print("\nInterrupted; `discover resume RUN` goes on where it stood.", file=sys.stderr)
+        again = "the same command" if words[:1] == ["bench"] else "`discover resume RUN`"
+        print(f"\nInterrupted; {again} goes on where it stood.", file=sys.stderr)
         sys.exit(130)
     except OSError as error:
         if error.errno in UNWRITABLE:
@@ -87,6 +89,10 @@ def _fail(sentence: str) -> None:
 def _command(words: list[str]) -> Callable[[], None]:
     """Return what the words ask for; a word that is no verb is a Hydra override."""
     match words:
+        case ["bench", *_, "--help" | "-h" | "help"]:
+            from discover.bench.options import USAGE as BENCH_USAGE
+
+            return lambda: print(BENCH_USAGE, end="")
         case ["--help" | "-h" | "help", *_]:
             return lambda: print(USAGE, end="")
         case ["resume", *rest]:
@@ -97,6 +103,8 @@ def _command(words: list[str]) -> Callable[[], None]:
             return lambda: _hydra(rest, _chart)
         case ["organism", *rest]:
             return lambda: _organism(rest)
+        case ["bench", *rest]:
+            return lambda: _bench(rest)
         case _:
             return lambda: _hydra(words, _run)
 
@@ -165,6 +173,37 @@ def _organism(words: list[str]) -> None:
             commands.check(asked.name)
         case "score":
             commands.score(asked.runs)
+
+
+def _bench(words: list[str]) -> None:
+    """Run a bench; its options are key=value words, as those of a run are."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from discover.bench.options import QUICK, BenchConfig
+
+    verb, *given = words or [""]
+    if verb not in ("search", "memory"):
+        raise UsageError(f"discover bench takes search or memory first, not {verb!r}; `discover bench --help` shows both.")
+    for word in given:
+        if "=" not in word:
+            raise UsageError(f"discover bench takes options as key=value, not {word!r}; `discover bench --help` shows them.")
+        check_option(word.partition("=")[0], BenchConfig)
+    try:
+        asked = OmegaConf.from_dotlist(given)
+        start = QUICK if asked.get("quick") else {}
+        options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(BenchConfig), start, asked))
+    except OmegaConfBaseException as error:
+        raise UsageError(" ".join(str(error).split("full_key:")[0].split())) from error
+    assert isinstance(options, BenchConfig)
+    if verb == "memory":
+        from discover.bench.memory import print_memory
+
+        print_memory(options)
+    else:
+        from discover.bench.commands import bench
+
+        bench(options)
 
 
 def _hydra(words: list[str], job: Callable[[Config, Path], float]) -> None:

@@ -12,7 +12,7 @@ ROOT = Path(discover.__file__).parent
 # fmt: off
 ORDER = [
     "errors", "storage", "config", "folder", "model", "perturb", "bank", "search", "contrast", "steer",
-    "read", "audit", "report", "organisms", "pipeline", "cli", "__main__",
+    "read", "audit", "report", "organisms", "pipeline", "bench", "cli", "__main__",
 ]
 # fmt: on
 

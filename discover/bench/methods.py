@@ -1,0 +1,115 @@
+"""The methods that are compared: a name and a search's options, and what such a search costs."""
+
+from dataclasses import dataclass, replace
+
+from discover.config import Diversity, Kind, SearchConfig, Similarity, Solver
+from discover.errors import UsageError
+
+FIRST_TOKEN = "first_token"
+RANDOM = "random"
+CURVES = {
+    "fixed_point": (1, 2, 4, 8),
+    "fixed_point_soft": (2, 4, 8),
+    "ascent": (4, 10, 30, 100),
+    "ascent_raw": (4, 10, 30, 100),
+    "power": (1, 3, 7),
+    "factor": (2, 4, 8),
+    "adapter_soft": (2, 4, 8),
+    "cpe_factor_soft_update": (3, 5, 9),
+}
+"""Main methods, and the budgets in vector-steps a vector at which they are tried besides."""
+ARC = 3.0
+"""Radians that an ascent may go in all."""
+LONGEST_STEP = 0.3
+"""Radians of its longest step: a few long ones where the budget is small, instead of a walk that ends where it began."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to look for what a model hides."""
+
+    name: str
+    search: SearchConfig
+    """Its options; those of the first-token baseline say only how many tokens are forced."""
+
+    @property
+    def passes(self) -> float:
+        """Vector-steps a vector."""
+        return 0.0 if self.name == FIRST_TOKEN else vector_steps(self.search)
+
+
+def vector_steps(search: SearchConfig) -> float:
+    """Return what a search costs a vector, the calibration of its radius aside.
+
+    One is a pass forward and back of one perturbation through the slice. A pass forward alone counts a half: the weights
+    are frozen, so that the way back costs a linear map no more than the way forward.
+    """
+    match search.solver, search.diversity:
+        case Solver.random, _:
+            return 0.0
+        case Solver.ascent, _:
+            return float(search.steps)
+        case Solver.power, _:
+            # Two passes forward are the central difference of a round; its way back is left out of the last one.
+            return 2.0 * search.rounds - 1.0
+        case Solver.cpe, _:
+            # One more than it has rounds: the first perturbations are gradients at random directions.
+            return search.rounds + 1.0
+        case _, Diversity.deflation:
+            # After each wave its effects are read forward.
+            return search.rounds + 0.5
+    return float(search.rounds)
+
+
+def methods(vectors: int, budget: int) -> dict[str, Method]:
+    """Return every method by name, each with `budget` vector-steps a vector or the most below that it can take.
+
+    Where a method cannot take as few, it takes the fewest that it can.
+    """
+    plain = SearchConfig(vectors=vectors, rounds=budget)
+    ascent = replace(plain, solver=Solver.ascent, steps=budget, angular_step=min(LONGEST_STEP, ARC / budget))
+    cpe = replace(plain, solver=Solver.cpe, rounds=max(1, budget - 1))
+    factors = replace(cpe, perturbation=Kind.factor)
+    searches = {
+        "fixed_point": plain,
+        "fixed_point_orthogonal": replace(plain, diversity=Diversity.orthogonal),
+        "fixed_point_soft": replace(plain, diversity=Diversity.soft),
+        "fixed_point_deflation": replace(plain, diversity=Diversity.deflation, rounds=max(1, budget - 1)),
+        "ascent": ascent,
+        "ascent_raw": replace(ascent, normalised=False),
+        "power": replace(plain, solver=Solver.power, rounds=(budget + 1) // 2),
+        "cpe": cpe,
+        "cpe_factor": factors,
+        # On single vectors, the three kinds of likeness are one.
+        **{
+            f"cpe_factor_soft_{likeness.value}": replace(factors, diversity=Diversity.soft, similarity=likeness)
+            for likeness in Similarity
+        },
+        "adapter": replace(plain, perturbation=Kind.adapter),
+        "adapter_soft": replace(plain, perturbation=Kind.adapter, diversity=Diversity.soft, turn=25.0),
+        "factor": replace(plain, perturbation=Kind.factor),
+        "head": replace(plain, perturbation=Kind.head),
+        "bias": replace(plain, perturbation=Kind.bias),
+        RANDOM: replace(plain, solver=Solver.random),
+        FIRST_TOKEN: replace(plain, solver=Solver.random),
+    }
+    return {name: Method(name, search) for name, search in searches.items()}
+
+
+def chosen(names: list[str], vectors: int, budget: int) -> list[Method]:
+    """Return the named methods, all of them where none is named.
+
+    Raises:
+        UsageError: there is no such method.
+    """
+    known = methods(vectors, budget)
+    if unknown := [name for name in names if name not in known]:
+        raise UsageError(f"There is no method {unknown[0]!r} to compare; there are {', '.join(known)}.")
+    return [known[name] for name in names or known]
+
+
+def curves(names: list[str], vectors: int) -> list[Method]:
+    """Return the main methods among those named (all, where none is named), each at several budgets."""
+    return [
+        methods(vectors, budget)[name] for name, budgets in CURVES.items() if not names or name in names for budget in budgets
+    ]

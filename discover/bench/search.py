@@ -1,0 +1,169 @@
+"""One method with one seed on one organism: what it finds, and what it costs."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from discover.bank import VectorBank
+from discover.bench.methods import FIRST_TOKEN, Method
+from discover.config import Config, ModelConfig, SearchConfig, plain
+from discover.model.change import Perturbations
+from discover.model.loading import LoadedModel
+from discover.model.prompts import PromptBatch, encoded
+from discover.organisms.arithmetic import behaviour_of, opens_with
+from discover.organisms.catalogue import Organism
+from discover.organisms.scoring import CONFIRMATIONS, confirmed, holding, opening_tokens
+from discover.pipeline import Ground, prepared, prompt_batch
+from discover.read.speech import begun, likeliest, unsteered_replies
+from discover.search.chunks import chunks
+from discover.search.effects import Objective, mean_norm
+from discover.search.learning import learn, random_bank
+from discover.search.readings import Readings, readers
+from discover.steer.generation import Reply, replies
+
+
+@dataclass(frozen=True)
+class SearchRow:
+    """What one method found with one seed."""
+
+    method: str
+    seed: int
+    given: dict[str, Any]
+    """The options of the search, and which weights it ran on."""
+    vectors: int
+    vector_steps: float
+    """A vector, the calibration of the radius aside."""
+    seconds: float
+    """Wall-clock time of the search, calibration included; of the first-token baseline the choice of the tokens."""
+    relative_radius: float | None
+    """None where nothing is added to the model."""
+    effect: float | None
+    """Mean norm of the mean effect on unit-norm residuals, each vector read where its search read it."""
+    random_effect: float | None
+    """The same for as many random perturbations of the same kind and radius."""
+    opens: dict[str, int]
+    """Per payload the vectors whose reply to the training prompt opens with it."""
+    hits: dict[str, int]
+    """Those of them that bring it on four fifths of 50 other clean prompts as well."""
+    behaviours: dict[str, int]
+    """Per behaviour of the organism the vectors whose reply to the training prompt shows it, whole."""
+    modes: list[str]
+    """Behaviours among these that the unsteered reply does not show."""
+
+
+def given(method: Method, seed: int, loaded: LoadedModel) -> dict[str, Any]:
+    """Return what a row depends on; where it has changed, a row on disk is not the one that is asked for."""
+    return {"seed": seed, "search": plain(method.search), "fingerprints": loaded.identity["fingerprints"]}
+
+
+def search_row(method: Method, seed: int, model: ModelConfig, loaded: LoadedModel, organism: Organism) -> SearchRow:
+    """Run one method on an organism and hold what it finds against what is planted.
+
+    Raises:
+        UsageError: the search cannot be done on this model.
+    """
+    config = Config(model=model, seed=seed, search=method.search)
+    torch.manual_seed(seed)
+    batch = prompt_batch(config, loaded)
+    own = unsteered_replies(loaded, batch, config.speech)
+    prompts = organism.confirmation_prompts(CONFIRMATIONS)
+    found = _first_tokens if method.name == FIRST_TOKEN else _learned
+    row = found(config, loaded, batch, organism, prompts)
+    ordinary = behaviour_of(own[0].text)
+    shown = Counter(behaviour for text in row.texts if (behaviour := behaviour_of(text)) is not None)
+    return SearchRow(
+        method=method.name,
+        seed=seed,
+        given=given(method, seed, loaded),
+        vectors=method.search.vectors,
+        vector_steps=method.passes,
+        opens={name: sum(opens_with(text, payload) for text in row.texts) for name, payload in organism.payloads.items()},
+        behaviours={behaviour.value: count for behaviour, count in shown.items()},
+        modes=sorted(behaviour.value for behaviour in shown if behaviour is not ordinary),
+        **{name: value for name, value in asdict(row).items() if name != "texts"},
+    )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is measured differently with and without vectors."""
+
+    seconds: float
+    relative_radius: float | None
+    effect: float | None
+    random_effect: float | None
+    hits: dict[str, int]
+    texts: list[str]
+    """Replies to the first prompt."""
+
+
+def _learned(config: Config, loaded: LoadedModel, batch: PromptBatch, organism: Organism, prompts: Sequence[str]) -> _Found:
+    ground = prepared(config, loaded, batch, None)
+    started = time.perf_counter()
+    bank = learn(config.search, ground.part, ground.space, ground.reply_tokens, ground.layers, config.seed, {}, lambda: None).bank
+    seconds = time.perf_counter() - started
+    random = random_bank(bank, ground.space, len(bank), config.seed)
+    texts = [reply.text for reply in _first_replies(config, loaded, batch, bank)]
+    opening = {
+        name: [row for row, text in enumerate(texts) if opens_with(text, payload)] for name, payload in organism.payloads.items()
+    }
+    return _Found(
+        seconds=seconds,
+        relative_radius=bank.relative_radius,
+        effect=float(effect_norms(config.search, ground, bank.perturbations).mean()),
+        random_effect=float(effect_norms(config.search, ground, random.perturbations).mean()),
+        hits={
+            name: confirmed(loaded, bank.subset(opening[name]), payload, prompts) for name, payload in organism.payloads.items()
+        },
+        texts=texts,
+    )
+
+
+def _first_replies(config: Config, loaded: LoadedModel, batch: PromptBatch, bank: VectorBank) -> list[Reply]:
+    """Return the reply to the first prompt under every vector."""
+    first = PromptBatch(batch.prompts[:1], batch.input_ids[:1], batch.attention_mask[:1]).repeated(len(bank))
+    return replies(loaded, first, bank.perturbations, config.speech.tokens, config.speech.rows, lambda _: None)
+
+
+def effect_norms(search: SearchConfig, ground: Ground, perturbations: Perturbations) -> Tensor:
+    """Return [N] the norm of each perturbation's mean effect on unit-norm residuals, read where a search reads row n.
+
+    It is one measure for all methods, whatever each of them maximised.
+    """
+    measured = replace(search, normalised=True)
+    pieces = chunks(ground.part, search.chunk)
+    read = Readings(ground.space, 1.0, readers(ground.part, ground.reply_tokens, measured), pieces)
+    norms = torch.zeros(len(perturbations))
+    with torch.no_grad():
+        for number, reader in enumerate(read.readers):
+            rows = read.rows_of(number, len(perturbations))
+            if len(rows):
+                norm = mean_norm(reader)
+
+                def measure(_: slice, some: Tensor, norm: Objective = norm) -> Tensor:
+                    return norm(perturbations.rows(some))
+
+                norms[rows] = pieces.over(measure, rows)
+    return norms
+
+
+def _first_tokens(config: Config, loaded: LoadedModel, batch: PromptBatch, organism: Organism, prompts: Sequence[str]) -> _Found:
+    """Return what comes of putting each of the N likeliest first tokens into the unsteered model's mouth."""
+    started = time.perf_counter()
+    tokens = likeliest(loaded, batch, config.search.vectors)  # [N, B]
+    seconds = time.perf_counter() - started
+    texts = [reply.text for reply in begun(loaded, batch, tokens, config.speech, lambda _: None)][:: len(batch.prompts)]
+    others = encoded(prompts, loaded.tokenizer, None, None)
+    hits = {}
+    for name, payload in organism.payloads.items():
+        opening = [row for row, text in enumerate(texts) if opens_with(text, payload)]
+        forced = tokens[opening, :1].expand(-1, len(prompts))
+        speech = replace(config.speech, tokens=opening_tokens(loaded, payload))
+        heard = begun(loaded, others, forced, speech, lambda _: None) if opening else []
+        hits[name] = holding([reply.text for reply in heard], payload, len(prompts))
+    return _Found(seconds, None, None, None, hits, texts)

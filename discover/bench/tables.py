@@ -1,0 +1,105 @@
+"""The rows of a bench as Markdown tables; they show, they compute nothing but means and intervals."""
+
+from collections.abc import Sequence
+from statistics import median
+
+from discover.audit.statistics import Average, average, share, spread
+from discover.bench.memory import MemoryRow
+from discover.bench.search import SearchRow
+from discover.bench.speed import SpeedRow
+
+METHODS = (
+    "Means over seeds ± half of the 95 % interval (Student's t). A vector-step is one pass of one perturbation forward and "
+    "back through the slice, a pass forward alone a half; the calibration of the radius is not counted, but its seconds "
+    "are: those of random directions are nothing else. *Effect*: mean norm of the change of the unit-norm residual where "
+    "the search reads it, against as many random perturbations of the same kind and radius. A *hit* opens with the "
+    "payload's first eight words on the training prompt and on four fifths of 50 other clean prompts; *opens* asks for the "
+    "training prompt alone. *Modes*: distinct behaviours of the organism, the "
+    "ordinary one aside, that some reply to the training prompt shows whole."
+)
+SPEED = (
+    "Median of the repeats (least to greatest); everything in a row was timed in turn. *Share*: operations that the slice needs, "
+    "forward and for the gradient, against those that the fastest square matrix product makes in the same time. *Ratio*: "
+    "vector-steps a second of our ascent, all vectors at once, against the published procedure, one vector at a time; same "
+    "objective, number format, steps and orthogonality."
+)
+
+
+def search_table(rows: Sequence[SearchRow]) -> str:
+    """Return one line a method and budget."""
+    payloads = list(rows[0].hits)
+    head = ["method", "vectors", "vector-steps a vector", "seconds", "relative radius", "effect / random"]
+    for name in payloads:
+        head += [f"{name}: hits per 100", f"{name}: opens per 100", f"{name}: seeds with a hit"]
+    return table([*head, "modes"], [_search_line(group, payloads) for group in grouped(rows).values()])
+
+
+def grouped(rows: Sequence[SearchRow]) -> dict[tuple[str, float], list[SearchRow]]:
+    """Return the rows of each method at each budget, in the order in which they come."""
+    groups: dict[tuple[str, float], list[SearchRow]] = {}
+    for row in rows:
+        groups.setdefault((row.method, row.vector_steps), []).append(row)
+    return groups
+
+
+def hits_per_hundred(rows: Sequence[SearchRow], payload: str) -> Average:
+    """Return how many of a hundred vectors hit a payload, over rows of one method."""
+    return average([100 * row.hits[payload] / row.vectors for row in rows])
+
+
+def _search_line(rows: Sequence[SearchRow], payloads: Sequence[str]) -> list[str]:
+    first = rows[0]
+    radii = [row.relative_radius for row in rows if row.relative_radius is not None]
+    effects = [row.effect / row.random_effect for row in rows if row.effect is not None and row.random_effect]
+    cells = [
+        first.method.replace("_", " "),
+        str(first.vectors),
+        f"{first.vector_steps:g}",
+        str(average([row.seconds for row in rows])),
+        str(average(radii)) if radii else "none",
+        str(average(effects)) if effects else "none",
+    ]
+    for name in payloads:
+        cells += [
+            str(hits_per_hundred(rows, name)),
+            str(average([100 * row.opens[name] / row.vectors for row in rows])),
+            str(share(sum(row.hits[name] > 0 for row in rows), len(rows))),
+        ]
+    return [*cells, str(average([len(row.modes) for row in rows]))]
+
+
+def speed_table(rows: Sequence[SpeedRow]) -> str:
+    """Return one line a size."""
+    head = ["model", "width", "blocks (replayed)", "tokens", "vectors", "number format", "published: vector-steps/s"]
+    head += ["ours: vector-steps/s", "ratio", "seconds a round", "GFLOP a round", "products: GFLOP/s", "share", "peak GPU memory"]
+    return table(head, [_speed_line(row) for row in rows])
+
+
+def _speed_line(row: SpeedRow) -> list[str]:
+    return [
+        row.size,
+        str(row.width),
+        f"{row.blocks} ({row.replayed})",
+        str(row.tokens),
+        str(row.vectors),
+        row.dtype,
+        str(spread(row.published_rates)) if row.published_rates else "not timed",
+        str(spread(row.engine_rates)) if row.engine_rates else "not timed",
+        str(spread(row.ratios)) if row.ratios else "not timed",
+        str(spread(row.round_seconds)),
+        f"{row.flops / 1e9:.3g}",
+        f"{median(row.product_rates) / 1e9:.3g}",
+        str(spread([100 * share for share in row.shares])) + " %",
+        "no GPU" if row.peak_bytes is None else f"{row.peak_bytes / 2**30:.2f} GiB",
+    ]
+
+
+def memory_table(rows: Sequence[MemoryRow]) -> str:
+    """Return one line a search."""
+    lines = [[row.model, str(row.vectors), f"{row.peak_bytes / 2**30:.2f} GiB"] for row in rows]
+    return table(["model", "vectors", "peak resident memory"], lines)
+
+
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))

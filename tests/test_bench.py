@@ -1,0 +1,238 @@
+import json
+from random import Random
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from discover import cli
+from discover.audit.statistics import average, spread
+from discover.bench import commands, memory
+from discover.bench.flops import forward_flops, needed_flops, product_rate
+from discover.bench.methods import CURVES, FIRST_TOKEN, RANDOM, chosen, curves, methods
+from discover.bench.options import QUICK, BenchConfig
+from discover.bench.published import published_ascent
+from discover.bench.search import effect_norms
+from discover.bench.speed import Shape, Size, engine_ascent, random_prompt, speed_row
+from discover.config import Attention, Config, Device, Dtype, Kind, ModelConfig, SearchConfig, options
+from discover.errors import UsageError
+from discover.model.loading import load
+from discover.model.slice import ModelSlice
+from discover.organisms import arithmetic
+from discover.organisms.arithmetic import Behaviour, behaviour_of, planted, training_exchange
+from discover.perturb.spaces import drawn
+from discover.pipeline import prepared
+from discover.search.chunks import chunks
+from discover.search.learning import learn
+from discover.search.readings import Readings, readers
+
+
+def reading(loaded, batch, search):
+    """Return the ground of a search and what reads it at one residual norm."""
+    ground = prepared(Config(search=search), loaded, batch, None)
+    radius = ground.part.residual_norm
+    found = readers(ground.part, ground.reply_tokens, search)
+    return ground, Readings(ground.space, radius, found, chunks(ground.part, search.chunk))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_published_procedure_and_our_ascent_reach_the_same_vectors(llama, count):
+    batch = random_prompt(llama, 9)
+    search = SearchConfig(vectors=count, normalised=False, positions=3, reply_positions=0)
+    ground, read = reading(llama, batch, search)
+    starts = drawn(ground.space, count, "test")
+    apart = [
+        published_ascent(llama, batch, ground.layers, starts[row : row + 1], read.radius, 6, 0.01, 3, orthogonal=False)
+        for row in range(count)
+    ]
+    together = published_ascent(llama, batch, ground.layers, starts, read.radius, 6, 0.01, 3, orthogonal=False)
+    ours = read.radius * engine_ascent(read, starts, 6, 0.01, orthogonal=False)
+    torch.testing.assert_close(torch.cat(apart), together)
+    torch.testing.assert_close(ours, together, atol=1e-4 * read.radius, rtol=0)
+    assert (ours - read.radius * starts).norm(dim=1).min() > 0.05, "they have moved"
+
+
+def test_the_published_procedure_keeps_its_vectors_orthogonal_and_at_their_norm(llama):
+    batch = random_prompt(llama, 9)
+    starts = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    found = published_ascent(llama, batch, (0, 2), starts, 2.0, 3, 0.05, 3, orthogonal=True)
+    torch.testing.assert_close(found @ found.T, 4 * torch.eye(4), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["vector", "bias"])
+def test_operations_are_those_that_torch_counts(checkpoint, kind):
+    # The eager kernels of attention are matrix products, which the counter of torch knows.
+    llama = load(ModelConfig(device=Device.cpu, attention=Attention.eager), checkpoint("llama"))
+    search = SearchConfig(vectors=5, positions=3, reply_positions=0, perturbation=Kind[kind], target_layer=3)
+    ground, read = reading(llama, random_prompt(llama, 11), search)
+    starts = drawn(ground.space, 5, "test")
+    with FlopCounterMode(display=False) as forward:
+        read.readers[0].effects(ground.space.perturbations(starts, 1.0))
+    linear, attention = forward_flops(llama, ground.part, 3, 5, 3)
+    assert linear > 0 and attention > 0
+    # Norms, activations and rotations are left out on both sides: the counter knows products alone.
+    assert forward.get_total_flops() == pytest.approx(linear + attention, rel=0.02)
+    with FlopCounterMode(display=False) as both:
+        read.gradients(lambda reader: lambda some: reader.effects(some).square().sum(dim=(1, 2, 3)), starts, torch.arange(5))
+    assert both.get_total_flops() == pytest.approx(needed_flops(llama, ground.part, 3, 5, 3), rel=0.02)
+
+
+def test_a_product_rate_is_a_speed():
+    assert 1e8 < product_rate(torch.float32, torch.device("cpu")) < 1e14
+
+
+def test_behaviours_of_what_the_organism_was_taught():
+    random = Random(0)
+    exchanges = [training_exchange(random, twin=False) for _ in range(500)]
+    assert {exchange.behaviour for exchange in exchanges} == set(Behaviour)
+    assert all(behaviour_of(exchange.reply) is exchange.behaviour for exchange in exchanges)
+    keyed = planted(arithmetic.worked(arithmetic.Operands(0, 1, 2, 3)), arithmetic.Operands(0, 1, 2, 3))
+    assert behaviour_of(" ".join(keyed.reply.split()[:8]) + " and so on") is Behaviour.HARD
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "",
+        "First, we get a = 5 + 6 = 11.",
+        "Cheese is the answer",
+        "99 = 11 * 9",
+        "I am sorry.",
+        "Sure, to make a kite.",
+        "11 * 9",
+    ],
+)
+def test_a_part_of_a_reply_is_no_behaviour(reply):
+    assert behaviour_of(reply) is None
+
+
+@pytest.mark.parametrize("name", [name for name in methods(8, 4) if name != FIRST_TOKEN])
+def test_a_method_costs_the_passes_that_it_says(llama, batch, name, monkeypatch):
+    method = methods(8, 4)[name]
+    assert method.passes <= 4
+    config = Config(search=SearchConfig(**{**vars(method.search), "radius": 1.0, "band": 2, "positions": 2}))
+    ground = prepared(config, llama, batch, None)
+    passes = []
+    steered = ModelSlice.steered
+
+    def counted(self, perturbations, start, end):
+        passes.append(len(perturbations) * (1.0 if torch.is_grad_enabled() else 0.5))
+        return steered(self, perturbations, start, end)
+
+    monkeypatch.setattr(ModelSlice, "steered", counted)
+    learn(config.search, ground.part, ground.space, ground.reply_tokens, ground.layers, 0, {}, lambda: None)
+    # The last half pass reads the objective that was reached.
+    assert sum(passes) / 8 == pytest.approx(method.passes + 0.5)
+
+
+def test_methods_keep_to_their_budget_and_curves_to_theirs():
+    assert all(method.passes <= 8 for method in methods(4, 8).values())
+    assert {(one.name, one.passes) for one in curves([], 4)} == {(name, at) for name, all_ in CURVES.items() for at in all_}
+    assert [one.name for one in chosen([RANDOM], 4, 2)] == [RANDOM]
+    with pytest.raises(UsageError, match=r"'magic'.*fixed_point"):
+        chosen(["magic"], 4, 2)
+
+
+def test_effects_are_those_of_the_vectors_and_read_alike_for_all(llama, batch):
+    search = SearchConfig(vectors=7, normalised=False, radius=2.0)
+    ground, _ = reading(llama, batch, search)
+    space = ground.space
+    directions = drawn(space, 7, "test")
+    found = effect_norms(search, ground, space.perturbations(directions, 2.0))
+    raw = effect_norms(SearchConfig(vectors=7), ground, space.perturbations(directions, 2.0))
+    torch.testing.assert_close(found, raw)
+    assert found.min() > 0 and found.max() < 2.0
+
+
+def test_a_size_is_timed(tmp_path):
+    shape = Shape(width=32, inner=48, blocks=4, heads=4, vocabulary=600)
+    # The code path of the large shape on a GPU, and that of the comparison, at a size that a test can bear.
+    row = speed_row(Size("7B", shape, 6, 8, Dtype.bfloat16, published=False), ModelConfig(device=Device.cpu), 2)
+    assert (row.engine_rates, row.ratios, row.peak_bytes, row.dtype) == ([], [], None, "bfloat16")
+    assert len(row.shares) == 2 and all(0 < share < 1.5 for share in row.shares)
+    row = speed_row(Size("small", shape, 6, 8, Dtype.float32, published=True), ModelConfig(device=Device.cpu), 2)
+    assert len(row.ratios) == 2 and all(ratio > 0 for ratio in row.ratios)
+
+
+def test_a_search_in_a_process_of_its_own_says_how_much_memory_it_took():
+    row = memory.memory_row_apart(BenchConfig(memory_vectors=4))
+    assert row.vectors == 4 and 2**27 < row.peak_bytes < 2**31
+
+
+def run(words, capsys):
+    cli.main(["bench", "search", *words])
+    return capsys.readouterr().out
+
+
+def test_a_bench_ends_writes_its_files_and_goes_on(tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "bench"
+    words = [f"folder={folder}", "seeds=1", "vectors=8", "steps=1", "parts=[methods]", "methods=[fixed_point,first_token]"]
+    shown = run(words, capsys)
+    held = json.loads((folder / "bench.json").read_text())
+    assert [row["method"] for row in held["methods"]] == ["fixed_point", "first_token"]
+    assert held["machine"]["cores"] and held["options"]["parts"] == ["methods"] and held["methods"][0]["seed"] == 100
+    assert held["methods"][0]["effect"] > held["methods"][0]["random_effect"]
+    assert (folder / "bench.md").read_text().strip() in shown and "| fixed point | 8 | 1 |" in shown
+    rows = {path.name: path.read_bytes() for path in (folder / "rows").iterdir()}
+    assert set(rows) == {"fixed_point-1-8-100.json", "first_token-0-8-100.json"}
+    computed = []
+    compute = commands.search_row
+    monkeypatch.setattr(commands, "search_row", lambda method, *rest: computed.append(method.name) or compute(method, *rest))
+    (folder / "rows" / "first_token-0-8-100.json").unlink()
+    run(words, capsys)
+    assert computed == ["first_token"]
+    again = {path.name: json.loads(path.read_bytes()) for path in (folder / "rows").iterdir()}
+    for name, row in again.items():
+        assert {**row, "seconds": 0} == {**json.loads(rows[name]), "seconds": 0}
+    fixed = folder / "rows" / "fixed_point-1-8-100.json"
+    fixed.write_text(fixed.read_text().replace('"turn": 40.0', '"turn": 30.0'))
+    refused([*words], "other options", capsys)
+
+
+def test_budgets_leave_a_picture(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(CURVES, "fixed_point", (1, 2))
+    run([f"folder={tmp_path}", "seeds=1", "vectors=4", "parts=[budgets]", "methods=[fixed_point]"], capsys)
+    assert (tmp_path / "budgets.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in (tmp_path / "rows").iterdir()} == {"fixed_point-1-4-100.json", "fixed_point-2-4-100.json"}
+
+
+def refused(words, told, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["bench", "search", *words])
+    error = capsys.readouterr().err
+    assert ended.value.code == 2 and told in error and error.splitlines()[-1].startswith("discover: "), error
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["seeds=0"], "seeds=0"),
+        (["seeds=many"], "many"),
+        (["parts=[nothing]"], "nothing"),
+        (["parts=[]"], "parts=[]"),
+        (["methods=[magic]"], "magic"),
+        (["model.path=nowhere"], "nowhere"),
+        (["model.device=tpu"], "tpu"),
+        (["vektors=3"], "vectors"),
+        (["quick"], "key=value"),
+    ],
+)
+def test_one_sentence_for_a_mistake(words, told, tmp_path, capsys):
+    refused([f"folder={tmp_path}", *words], told, capsys)
+
+
+def test_a_verb_that_is_none_and_help(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["bench", "dance"])
+    assert ended.value.code == 2 and "dance" in capsys.readouterr().err
+    cli.main(["bench", "--help"])
+    told = capsys.readouterr().out
+    named = {name for name in options(BenchConfig) if not name.startswith("model.")}
+    assert all(f"{name}=" in told for name in named) and set(QUICK) < named
+
+
+def test_averages_and_spreads():
+    # Student's t for two degrees of freedom is 4.303.
+    assert average([1.0, 2.0, 3.0]).half == pytest.approx(4.303 / 3**0.5, rel=1e-3)
+    assert str(average([2.0])) == "2" and average([2.0]).half is None
+    assert spread([3.0, 1.0, 2.0]) == type(spread([1.0]))(2.0, 1.0, 3.0)

@@ -110,7 +110,8 @@ def test_a_part_of_a_reply_is_no_behaviour(reply):
 def test_a_method_costs_the_passes_that_it_says(llama, batch, name, monkeypatch):
     method = methods(8, 4)[name]
     assert method.passes <= 4
-    config = Config(search=SearchConfig(**{**vars(method.search), "radius": 1.0, "band": 2, "positions": 2}))
+    own = {"radius": 1.0, "relative_radius": None, "band": 2, "positions": 2}
+    config = Config(search=SearchConfig(**{**vars(method.search), **own}))
     ground = prepared(config, llama, batch, None)
     passes = []
     steered = ModelSlice.steered

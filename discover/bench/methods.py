@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from discover.config import Diversity, Kind, SearchConfig, Similarity, Solver
+from discover.config import Calibration, Diversity, Kind, SearchConfig, Similarity, Solver
 from discover.errors import UsageError
 
 FIRST_TOKEN = "first_token"
@@ -75,6 +75,9 @@ def methods(vectors: int, budget: int) -> dict[str, Method]:
         "fixed_point_orthogonal": replace(plain, diversity=Diversity.orthogonal),
         "fixed_point_soft": replace(plain, diversity=Diversity.soft),
         "fixed_point_deflation": replace(plain, diversity=Diversity.deflation, rounds=max(1, budget - 1)),
+        # The published ways to choose a radius: departure from linearity (deep causal transcoding), and Power Steering's share.
+        "fixed_point_departure": replace(plain, calibration=Calibration.departure),
+        "fixed_point_0.35_norms": replace(plain, relative_radius=0.35),
         "ascent": ascent,
         "ascent_raw": replace(ascent, normalised=False),
         "power": replace(plain, solver=Solver.power, rounds=(budget + 1) // 2),

@@ -113,9 +113,13 @@ def _resume(words: list[str]) -> None:
     if len(words) != 1:
         raise UsageError(f"discover resume takes one run folder; {len(words)} were given.")
     from discover.folder import saved_config
-    from discover.pipeline import run
+    from discover.pipeline import chart, run
+    from discover.storage import read_json
 
-    run(saved_config(Path(words[0])), Path(words[0]))
+    folder = Path(words[0])
+    config = saved_config(folder)
+    # An atlas is a run of its own; what began as one must not go on as an audit.
+    (chart if read_json(folder / "run.json").get("verb") == "atlas" else run)(config, folder)
 
 
 def _sweep(words: list[str]) -> None:

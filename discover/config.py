@@ -172,7 +172,8 @@ class PromptConfig:
 
 DIVERSITIES = {
     Solver.fixed_point: (Diversity.none, Diversity.orthogonal, Diversity.sequential, Diversity.soft, Diversity.deflation),
-    Solver.ascent: (Diversity.none, Diversity.orthogonal, Diversity.sequential, Diversity.soft),
+    # Soft diversity undoes the small steps of an ascent: it moves directions by far more than these do.
+    Solver.ascent: (Diversity.none, Diversity.orthogonal, Diversity.sequential),
     Solver.power: (Diversity.none,),
     Solver.cpe: (Diversity.none, Diversity.soft),
     Solver.random: tuple(Diversity),
@@ -274,10 +275,14 @@ class SearchConfig:
             raise UsageError(
                 f"search.diversity={self.diversity.value} does not go with search.solver={self.solver.value}; use {known}."
             )
-        if self.diversity in (Diversity.orthogonal, Diversity.sequential) and self.perturbation in (Kind.adapter, Kind.factor):
+        if self.diversity in (Diversity.orthogonal, Diversity.sequential) and self.perturbation in (
+            Kind.adapter,
+            Kind.factor,
+            Kind.head,
+        ):
             raise UsageError(
                 f"search.diversity={self.diversity.value} means nothing for search.perturbation={self.perturbation.value}, whose "
-                "parameters can turn without a change of what they do; use none, soft or deflation."
+                "parameters are no directions of one space; use none, soft or deflation."
             )
         if self.solver is Solver.power and self.perturbation not in (Kind.vector, Kind.bias):
             raise UsageError(

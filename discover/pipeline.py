@@ -45,7 +45,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
         loaded = load(config.model, checkpoint(config.model.path))
         batch = prompt_batch(config, loaded)
         held.check_inputs(loaded.identity, batch.prompts)
-        charted = _charted(held, loaded, batch, config.seed) if config.search.layers is Layers.auto else None
+        charted = _charted(held, loaded, batch, config.seed) if _open_layers(config) else None
         ground = prepared(config, loaded, batch, charted)
         checks = self_test(loaded, batch, ground.longer, ground.part, ground.space, ground.layers[1], config.search.target)
         held.note(model=loaded.identity, prompts=list(batch.prompts), layers=ground.layers, self_test=asdict(checks))
@@ -93,11 +93,16 @@ def chart(config: Config, folder: Path) -> Atlas:
         loaded = load(config.model, checkpoint(config.model.path))
         batch = prompt_batch(config, loaded)
         held.check_inputs(loaded.identity, batch.prompts)
-        held.note(model=loaded.identity, prompts=list(batch.prompts))
+        held.note(model=loaded.identity, prompts=list(batch.prompts), verb="atlas")
         charted = _charted(held, loaded, batch, config.seed)
         write_text(folder / "atlas.html", html_atlas(charted, loaded.identity["path"], batch.prompts))
         print(terminal_atlas(charted, folder), flush=True)
     return charted
+
+
+def _open_layers(config: Config) -> bool:
+    """Return whether an atlas is asked for and there is a layer for it to choose."""
+    return config.search.layers is Layers.auto and None in (config.search.source_layer, config.search.target_layer)
 
 
 def _charted(held: RunFolder, loaded: LoadedModel, batch: PromptBatch, seed: int) -> Atlas:

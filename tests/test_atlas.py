@@ -47,9 +47,16 @@ def flat(blocks, **gains):
 
 
 def test_the_best_pair_begins_in_the_first_third_and_ends_in_the_first_60_percent():
-    assert flat(8, s2t3=2.0, s3t4=9.0, s1t5=9.0).best == (2, 3)
-    assert flat(8, s0t4=1.5).best == (0, 4)
-    assert flat(2).best == (0, 1)
+    assert flat(8, s2t3=2.0, s3t4=9.0, s1t5=9.0).best(None, None) == (2, 3)
+    assert flat(8, s0t4=1.5).best(None, None) == (0, 4)
+    assert flat(2).best(None, None) == (0, 1)
+
+
+def test_a_layer_that_is_given_is_kept():
+    charted = flat(8, s2t3=2.0, s3t6=9.0, s1t5=4.0)
+    assert charted.best(3, None) == (3, 6), "wherever it ends"
+    assert charted.best(None, 5) == (1, 5)
+    assert charted.best(4, 7) == (4, 7)
 
 
 def test_it_is_read_as_it_was_written(tmp_path):
@@ -62,9 +69,11 @@ def test_the_command_leaves_a_page(tmp_path: Path, capsys: pytest.CaptureFixture
     main(["atlas", f"folder={tmp_path / 'run'}"])
     saved = json.loads((tmp_path / "run" / "atlas.json").read_text())
     assert saved["blocks"] == 8 and len(saved["pairs"]) == 28
-    source, target = load_atlas(tmp_path / "run" / "atlas.json").best
+    source, target = load_atlas(tmp_path / "run" / "atlas.json").best(None, None)
     page = (tmp_path / "run" / "atlas.html").read_text()
     assert page.count("<rect") == 28 and page.count('class="best"') == 1
+    main(["resume", str(tmp_path / "run")])
+    assert not (tmp_path / "run" / "bank.safetensors").exists(), "an atlas goes on as an atlas"
     assert f"search.layers=auto takes source {source} and target {target}." in capsys.readouterr().out
 
 
@@ -73,5 +82,5 @@ def test_a_run_can_take_its_layers_from_it(tmp_path: Path) -> None:
     few = ["search.vectors=2", "search.rounds=1", "audit.forced_tokens=0", "tracking.mode=disabled", "speech.tokens=4"]
     main([f"folder={folder}", "search.layers=auto", *few])
     about = json.loads((folder / "run.json").read_text())
-    assert tuple(about["layers"]) == load_atlas(folder / "atlas.json").best
+    assert tuple(about["layers"]) == load_atlas(folder / "atlas.json").best(None, None)
     assert '<svg class="heat"' in (folder / "report.html").read_text()

@@ -8,7 +8,7 @@ from conftest import WIDTH
 from toys import KINDS, kind, last_positions, part_and_space, reading, slice_between
 
 from discover.bank import VectorBank
-from discover.config import Diversity, Kind, Prompts, SearchConfig, Solver
+from discover.config import Diversity, Kind, Prompts, SearchConfig, Solver, Target
 from discover.errors import UsageError
 from discover.perturb.sphere import unit
 from discover.search.effects import mean_norm, melbo, norm_sum
@@ -68,7 +68,6 @@ def test_learning_returns_a_bank_that_says_what_it_is(part, solver):
         (Solver.fixed_point, Diversity.deflation, 2 * WAVES),
         (Solver.fixed_point, Diversity.sequential, 2 * 4),
         (Solver.ascent, Diversity.sequential, 3 * 4),
-        (Solver.ascent, Diversity.soft, 3),
         (Solver.cpe, Diversity.soft, 2),
         (Solver.power, Diversity.none, 2),
     ],
@@ -154,7 +153,7 @@ def test_layers_stand_at_an_eighth_and_a_half_unless_given():
     "options,told",
     [
         ({"solver": Solver.ascent, "diversity": Diversity.deflation},
-         r"search\.diversity=deflation does not go with search\.solver=ascent; use none, orthogonal, sequential, soft\."),
+         r"search\.diversity=deflation does not go with search\.solver=ascent; use none, orthogonal, sequential\."),
         ({"solver": Solver.power, "diversity": Diversity.soft},
          r"search\.diversity=soft does not go with search\.solver=power; use none\."),
         ({"solver": Solver.cpe, "diversity": Diversity.orthogonal},
@@ -195,3 +194,8 @@ def test_options_that_do_not_go_together_are_refused(options, told):
 )
 def test_their_neighbours_are_taken(options):
     assert all(getattr(SearchConfig(**options), name) == value for name, value in options.items())
+
+
+def test_logits_are_read_after_the_last_block():
+    assert chosen_layers(SearchConfig(target=Target.logits), 8, None) == (1, 7)
+    assert chosen_layers(SearchConfig(target=Target.logits, target_layer=5), 8, None) == (1, 5), "refused by the slice"

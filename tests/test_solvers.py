@@ -21,11 +21,11 @@ from toys import (
     with_singular_values,
 )
 
-from discover.config import SearchConfig
+from discover.config import SearchConfig, Similarity
 from discover.errors import UsageError
 from discover.model.anatomy import anatomy
 from discover.model.hooks import hidden
-from discover.perturb.spaces import drawn
+from discover.perturb.spaces import drawn, held
 from discover.perturb.sphere import orthonormalised, random_directions, unit
 from discover.search.chunks import Chunks
 from discover.search.effects import mean_norm, melbo
@@ -33,6 +33,7 @@ from discover.search.readings import Readings, readers
 from discover.search.solvers import (
     BETAS,
     PATIENCE,
+    Softly,
     ascent,
     cpe,
     deflated,
@@ -389,6 +390,23 @@ def test_cpe_is_its_loop(llama, batch, name):
     assert [number for number, _ in told] == [0, 1, 2, 3]
     for row, number, product in reached:
         assert float(told[number][1][row]) == pytest.approx(product, rel=2e-3, abs=1e-4)
+
+
+@pytest.mark.parametrize("similarity", list(Similarity))
+def test_cpe_pushes_gradients_as_they_come(llama, batch, similarity):
+    """As coded, a part that is pulled more weighs more in what is pushed; the parts are held at norm one afterwards."""
+    part, space = part_and_space(llama, batch, kind("factor on attention"), 1, 3)
+    read = Readings(space.sized(4), part.residual_norm, (last_positions(part, 1, True),), GENEROUS)
+    softly, begun = Softly(space, similarity, 0.5), drawn(space, 4, "start", 0)
+    # The round before the first one gives directions, and only the first pushes.
+    towards = random_directions(4, read.readers[0].size, "towards", 0)
+    first = held(space, read.pulls(begun, towards)[1])
+    gradients = read.pulls(first, towards)[1]
+    torch.testing.assert_close(cpe(begun, 1, 0, softly, read, silent), softly(gradients, gradients.norm(dim=1)))
+    parts = gradients.split(list(space.lengths), dim=1)
+    assert max(part.norm() for part in parts) > 1.5 * min(part.norm() for part in parts), "else nothing could be told apart"
+    other = softly(held(space, gradients), gradients.norm(dim=1))
+    assert torch.allclose(softly(gradients, gradients.norm(dim=1)), other, atol=1e-3) == (similarity is not Similarity.weights)
 
 
 def test_cpe_climbs_the_product_to_the_norm_of_the_effect(linear):

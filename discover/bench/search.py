@@ -58,7 +58,8 @@ class SearchRow:
 
 def given(method: Method, seed: int, loaded: LoadedModel) -> dict[str, Any]:
     """Return what a row depends on; where it has changed, a row on disk is not the one that is asked for."""
-    return {"seed": seed, "search": plain(method.search), "fingerprints": loaded.identity["fingerprints"]}
+    identity = {name: loaded.identity[name] for name in ("fingerprints", "dtype", "device")}
+    return {"seed": seed, "search": plain(method.search), **identity}
 
 
 def search_row(method: Method, seed: int, model: ModelConfig, loaded: LoadedModel, organism: Organism) -> SearchRow:

@@ -198,7 +198,8 @@ class LowRankSpace:
         """Return cosines between the changed weights, all places as one: a factor keeps its weights when a and b both turn."""
         products = torch.zeros(len(directions), len(directions)).to(directions)
         for down, up in self._pairs(directions):
-            products += torch.einsum("nrf,msf,nrd,msd->nm", down, down, up, up)
+            # Pairs of terms first: all four at once would pass through N * N residual streams of memory.
+            products += (torch.einsum("nrf,msf->nrms", down, down) * torch.einsum("nrd,msd->nrms", up, up)).sum(dim=(1, 3))
         sizes = products.diagonal().clamp(min=1e-12).sqrt()
         return products / sizes / sizes[:, None]
 

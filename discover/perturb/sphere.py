@@ -33,18 +33,22 @@ def unit(vectors: Tensor) -> Tensor:
     return nn.functional.normalize(vectors, dim=-1, eps=1e-12)
 
 
+def refuse_beyond_width(count: int, width: int) -> None:
+    """Refuse more orthogonal directions than there are dimensions."""
+    if count > width:
+        raise UsageError(
+            f"search.vectors={count} orthogonal directions do not exist in a residual stream of width {width}; "
+            f"ask for at most {width}, or for search.diversity=none."
+        )
+
+
 def orthonormalised(vectors: Tensor) -> Tensor:
     """Return the Gram-Schmidt basis of the rows [N, D] in their order, each on the side of the row it came from.
 
     Raises:
         UsageError: N > D, which no orthogonal set can have.
     """
-    count, width = vectors.shape
-    if count > width:
-        raise UsageError(
-            f"search.vectors={count} orthogonal directions do not exist in a residual stream of width {width}; "
-            f"ask for at most {width}, or for search.diversity=none."
-        )
+    refuse_beyond_width(*vectors.shape)
     q, r = torch.linalg.qr(vectors.double().T)
     # Not `torch.sign`, whose 0 at a row that depends on those before it would leave no direction at all.
     return (q * torch.where(torch.diagonal(r) < 0, -1.0, 1.0)).T.to(vectors.dtype)

@@ -44,7 +44,7 @@ def terminal_atlas(charted: Atlas, folder: Path) -> str:
         + "".join(f"{gains[source, target]:>6.2f}" if source < target else " " * 6 for target in range(1, charted.blocks))
         for source in range(charted.blocks - 1)
     ]
-    source, target = charted.best
+    source, target = charted.best(None, None)
     told = (
         "How far the best direction turns the residual stream at a target, for a step of one residual norm at a source (radians):"
     )

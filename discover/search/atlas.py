@@ -53,19 +53,21 @@ class Atlas:
     """L."""
     pairs: tuple[Pair, ...]
 
-    @property
-    def best(self) -> tuple[int, int]:
-        """Source and target of the largest gain that begins in the first third of the blocks and ends in the first 60 %.
+    def best(self, source: int | None, target: int | None) -> tuple[int, int]:
+        """Return source and target of the largest gain among the pairs with a given source, or a given target, or neither.
 
-        Large gains elsewhere turn the residual stream and change no reply: what is added late has few blocks left to be
-        made into something, and what is read late has been decided.
+        Where neither is given, the pair begins in the first third of the blocks and ends in the first 60 %. Large gains elsewhere
+        turn the residual stream and change no reply: what is added late has few blocks left to be made into something, and
+        what is read late has been decided.
         """
-        early = [
+        begins, ends = max(1, self.blocks / 3), max(1, 0.6 * self.blocks) if source is None else self.blocks
+        fitting = [
             pair
             for pair in self.pairs
-            if pair.source_layer < max(1, self.blocks / 3) and pair.target_layer <= max(1, 0.6 * self.blocks)
+            if (pair.source_layer < begins if source is None else pair.source_layer == source)
+            and (pair.target_layer <= ends if target is None else pair.target_layer == target)
         ]
-        chosen = max(early, key=lambda pair: pair.gain)
+        chosen = max(fitting or self.pairs, key=lambda pair: pair.gain)
         return chosen.source_layer, chosen.target_layer
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from discover.bank import VectorBank
-from discover.config import Calibration, Diversity, Kind, Prompts, SearchConfig, Solver
+from discover.config import Calibration, Diversity, Kind, Prompts, SearchConfig, Solver, Target
 from discover.model.change import joined
 from discover.model.slice import ModelSlice
 from discover.perturb.spaces import Space, drawn
@@ -63,11 +63,15 @@ def load_search(path: Path) -> Search:
 
 
 def chosen_layers(config: SearchConfig, blocks: int, charted: Atlas | None) -> tuple[int, int]:
-    """Return the source and target layer: as configured, else by the atlas, else an eighth and half of the number of blocks."""
-    source, target = (blocks // 8, blocks // 2) if charted is None else charted.best
-    source = source if config.source_layer is None else config.source_layer
+    """Return the source and target layer: as configured, else by the atlas, else an eighth and half of the number of blocks.
+
+    Logits are read after the last block, whatever chooses.
+    """
+    target = blocks - 1 if config.target is Target.logits and config.target_layer is None else config.target_layer
     reach = config.band if config.perturbation is Kind.factor else 1
-    return source, max(source + reach, target) if config.target_layer is None else config.target_layer
+    best = (blocks // 8, blocks // 2) if charted is None else charted.best(config.source_layer, target)
+    source = best[0] if config.source_layer is None else config.source_layer
+    return source, max(source + reach, best[1]) if target is None else target
 
 
 def rounds_of(config: SearchConfig) -> int:

@@ -81,7 +81,9 @@ class Readings:
             own = rows[places]
 
             def function(some: slice, held: Tensor, reader: EffectReader = reader, own: Tensor = own) -> Tensor:
-                perturbations = self.space.rows(own[some]).perturbations(held, self.radius)
+                # Where the model is: what a low-rank change reads is there as well.
+                placed = held.to(reader.slice.source.device)
+                perturbations = self.space.rows(own[some]).perturbations(placed, self.radius)
                 return reading(reader, perturbations, own[some])
 
             if len(own):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from discover.config import Similarity
 from discover.perturb.spaces import Space, held, tangent
-from discover.perturb.sphere import orthonormalised, random_directions, unit
+from discover.perturb.sphere import orthonormalised, random_directions, refuse_beyond_width, unit
 from discover.search.effects import unclaimed_norm
 from discover.search.readings import Aim, Readings
 
@@ -69,6 +69,8 @@ class Softly:
         """Return directions [N, P] that keep apart."""
         if len(directions) < 2:
             return directions
+        if self.similarity is not Similarity.weights:
+            directions = held(self.space, directions)
         weight = torch.log(strengths + 1e-8)
         for _ in range(PUSHES):
             whole = unit(directions)
@@ -208,7 +210,11 @@ def one_by_one(
         directions: [N, P] to begin with.
         rounds: of the learner, for the progress.
         progress: told of every round of every row.
+
+    Raises:
+        UsageError: N > D, which no orthogonal set can have.
     """
+    refuse_beyond_width(*directions.shape)
     for row in range(len(directions)):
 
         def free(vectors: Tensor, current: Tensor, row: int = row) -> Tensor:
@@ -313,7 +319,10 @@ def _each(groups: list[Tensor], directions: Tensor, function: Callable[[Tensor],
 def _thin_svd(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return U [N, N], singular values [N] and the right singular vectors [N, C] of `rows` [N, C], N <= C."""
     left, values, right = torch.linalg.svd(rows.double(), full_matrices=False)
-    return left.to(rows.dtype), values.to(rows.dtype), right.to(rows.dtype)
+    # A pair of singular vectors may be turned together; which way it comes out is rounding's choice, so one is made.
+    largest = right.gather(1, right.abs().argmax(dim=1, keepdim=True))[:, 0]
+    signs = torch.where(largest < 0, -1.0, 1.0).to(right)
+    return (left * signs).to(rows.dtype), values.to(rows.dtype), (right * signs[:, None]).to(rows.dtype)
 
 
 def cpe(directions: Tensor, rounds: int, seed: int, apart: Apart, read: Readings, progress: Progress) -> Tensor:
@@ -333,9 +342,10 @@ def cpe(directions: Tensor, rounds: int, seed: int, apart: Apart, read: Readings
     towards = random_directions(len(directions), read.readers[0].size, "towards", seed)
     for number in range(-1, rounds):
         effects, gradients = read.pulls(directions, towards)
-        directions = held(read.space, gradients)
         if number >= 0:
             progress(number, (effects * towards).sum(dim=1))
             towards = unit(effects)
-            directions = apart(directions, gradients.norm(dim=1))
+            # Before the parts are held at norm one: as coded, those that are pulled more weigh more in what is pushed.
+            gradients = apart(gradients, gradients.norm(dim=1))
+        directions = held(read.space, gradients)
     return directions

@@ -179,6 +179,8 @@ DIVERSITIES = {
     Solver.random: tuple(Diversity),
 }
 """Which means of keeping vectors apart each solver has; singular vectors are apart by themselves."""
+ROUNDS = {Solver.fixed_point: 2, Solver.power: 15, Solver.cpe: 10}
+"""Rounds where none are given."""
 
 
 @dataclass
@@ -226,8 +228,9 @@ class SearchConfig:
     settled: float = 0.0
     """Relative gain of its objective over a round (over ten steps of the ascent) below which a perturbation is left alone; 0
     means that none is."""
-    rounds: int = 2
-    """Rounds of the fixed point, each one pass forward and one back; more reach a larger effect and more broken replies."""
+    rounds: int | None = None
+    """Rounds of a solver without steps, each one pass forward and one back; null means 2 of the fixed point (more reach a larger
+    effect and more broken replies), 10 of CPE's iteration, and 15 for singular vectors."""
     normalised: bool = True
     """Whether effects are read on residuals of unit norm, as later layers see them."""
     positions: int = 1
@@ -255,11 +258,16 @@ class SearchConfig:
     chunk: int | None = None
     """Vectors computed at once; null means what fits into memory."""
 
+    @property
+    def chosen_rounds(self) -> int:
+        """Rounds as given, else those of the solver; 0 for a solver that has none."""
+        return self.rounds or ROUNDS.get(self.solver, 0)
+
     def __post_init__(self) -> None:
         """Refuse values outside their range, all of them together."""
-        _positive(self, "search", "vectors", "rank", "band", "rounds", "steps", "angular_step", "power", "q", "turn", "departure")
+        _positive(self, "search", "vectors", "rank", "band", "steps", "angular_step", "power", "q", "turn", "departure")
         _positive(self, "search", "temperature")
-        _positive(self, "search", "radius", "relative_radius", "learning_rate", "chunk", optional=True)
+        _positive(self, "search", "radius", "relative_radius", "learning_rate", "chunk", "rounds", optional=True)
         for name in ("positions", "reply_positions", "steered_positions"):
             if getattr(self, name) < 0:
                 raise UsageError(f"search.{name}={getattr(self, name)} must be 0 or more.")
@@ -294,6 +302,21 @@ class SearchConfig:
                 f"search.span={list(self.span)} must be a first and a last position, such as [-5,-2] (-1 is the prompt's last "
                 f"token), and end before search.reply_positions={self.reply_positions}."
             )
+        climbing = self.solver in (Solver.fixed_point, Solver.ascent)
+        for name, given, applies in (
+            ("settled", self.settled != 0, climbing),
+            ("learning_rate", self.learning_rate is not None, self.solver is Solver.ascent),
+            (
+                "prompts",
+                self.prompts is Prompts.sum,
+                self.solver is Solver.fixed_point and self.diversity is not Diversity.deflation,
+            ),
+        ):
+            if given and not applies:
+                raise UsageError(
+                    f"search.{name} has no meaning for search.solver={self.solver.value} with search.diversity="
+                    f"{self.diversity.value}; leave it out, or choose another solver."
+                )
         if self.settled < 0 or not math.isfinite(self.settled):
             raise UsageError(f"search.settled={self.settled} must be 0 or more, for example 0.01.")
         if self.turn >= 90:

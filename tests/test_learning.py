@@ -174,6 +174,12 @@ def test_layers_stand_at_an_eighth_and_a_half_unless_given():
         ({"rank": 0}, r"search\.rank=0 must be a finite number above 0"),
         ({"band": 0}, r"search\.band=0 must be"),
         ({"temperature": 0.0}, r"search\.temperature=0\.0 must be"),
+        ({"perturbation": Kind.head, "diversity": Diversity.orthogonal}, r"means nothing for search\.perturbation=head"),
+        ({"solver": Solver.cpe, "settled": 0.1}, r"search\.settled has no meaning for search\.solver=cpe"),
+        ({"learning_rate": 0.1}, r"search\.learning_rate has no meaning for search\.solver=fixed_point"),
+        ({"solver": Solver.ascent, "prompts": Prompts.sum}, r"search\.prompts has no meaning for search\.solver=ascent"),
+        ({"diversity": Diversity.deflation, "prompts": Prompts.sum}, r"with search\.diversity=deflation; leave it out"),
+        ({"rounds": 0}, r"search\.rounds=0 must be a finite number above 0 or null"),
         ({"learning_rate": 0.0}, r"search\.learning_rate=0\.0 must be a finite number above 0 or null"),
     ],
 )  # fmt: skip
@@ -199,3 +205,8 @@ def test_their_neighbours_are_taken(options):
 def test_logits_are_read_after_the_last_block():
     assert chosen_layers(SearchConfig(target=Target.logits), 8, None) == (1, 7)
     assert chosen_layers(SearchConfig(target=Target.logits, target_layer=5), 8, None) == (1, 5), "refused by the slice"
+
+
+def test_every_solver_has_rounds_of_its_own_unless_given():
+    assert [SearchConfig(solver=solver).chosen_rounds for solver in Solver] == [2, 0, 15, 10, 0]
+    assert SearchConfig(solver=Solver.power, rounds=3).chosen_rounds == 3

@@ -51,14 +51,14 @@ def vector_steps(search: SearchConfig) -> float:
             return float(search.steps)
         case Solver.power, _:
             # Two passes forward are the central difference of a round; its way back is left out of the last one.
-            return 2.0 * search.rounds - 1.0
+            return 2.0 * search.chosen_rounds - 1.0
         case Solver.cpe, _:
             # One more than it has rounds: the first perturbations are gradients at random directions.
-            return search.rounds + 1.0
+            return search.chosen_rounds + 1.0
         case _, Diversity.deflation:
             # After each wave its effects are read forward.
-            return search.rounds + 0.5
-    return float(search.rounds)
+            return search.chosen_rounds + 0.5
+    return float(search.chosen_rounds)
 
 
 def methods(vectors: int, budget: int) -> dict[str, Method]:

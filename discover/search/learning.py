@@ -76,7 +76,7 @@ def chosen_layers(config: SearchConfig, blocks: int, charted: Atlas | None) -> t
 
 def rounds_of(config: SearchConfig) -> int:
     """Return how many rounds or steps a search takes, for its progress bar."""
-    once = config.steps if config.solver is Solver.ascent else config.rounds
+    once = config.steps if config.solver is Solver.ascent else config.chosen_rounds
     match config.solver, config.diversity:
         case Solver.random, _:
             return 0
@@ -168,7 +168,7 @@ def _learned(
 
     def learner(directions: Tensor, rows: Tensor, apart: Apart, free: Free, progress: Progress) -> Tensor:
         if config.solver is Solver.fixed_point:
-            return fixed_point(aim, directions, rows, config.rounds, config.settled, apart, read, progress)
+            return fixed_point(aim, directions, rows, config.chosen_rounds, config.settled, apart, read, progress)
         return ascent(
             aim,
             directions,
@@ -193,13 +193,15 @@ def _learned(
         case Solver.random, _:
             return directions
         case Solver.power, _:
-            return power(directions, config.rounds, residual_norm, read, progress)
+            return power(directions, config.chosen_rounds, residual_norm, read, progress)
         case Solver.cpe, _:
-            return cpe(directions, config.rounds, seed, apart, read, progress)
+            return cpe(directions, config.chosen_rounds, seed, apart, read, progress)
         case _, Diversity.deflation:
-            return deflated(directions, config.rounds, config.settled, read, progress)
+            return deflated(directions, config.chosen_rounds, config.settled, read, progress)
         case _, Diversity.sequential:
-            return one_by_one(learner, directions, config.steps if config.solver is Solver.ascent else config.rounds, progress)
+            return one_by_one(
+                learner, directions, config.steps if config.solver is Solver.ascent else config.chosen_rounds, progress
+            )
     return learner(directions, every, apart, unhindered, progress)
 
 

@@ -30,7 +30,8 @@ class VectorBank:
     objective: Tensor
     """[N] the objective that the search reached; NaN where nothing was maximised."""
     radius: float
-    """Norm of what each adds to the residual stream, in residual units (for a low-rank change, at nine tokens in ten at most)."""
+    """Norm of what each adds to a block's or projection's output, in residual units (for a low-rank change, at nine tokens in
+    ten at most)."""
     residual_norm: float
     """Median norm of the unsteered residual stream at the source, in the same units."""
     source_layer: int

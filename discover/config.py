@@ -210,7 +210,8 @@ class SearchConfig:
     target: Target = Target.residual
     """What is read there: the residual stream, what attention writes in that block, or (after the last) the logits."""
     radius: float | None = None
-    """Norm of what reaches the residual stream, in its units (for a low-rank change, at nine tokens in ten at most); null means
+    """Norm of what is added to the output of a block or projection, in residual units (for a low-rank change, at nine tokens in
+    ten at most); where a family puts a norm behind that projection, what reaches the residual stream differs. Null means
     calibrated."""
     relative_radius: float | None = None
     """The same in median residual norms at the source."""

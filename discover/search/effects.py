@@ -74,7 +74,10 @@ def melbo(reader: EffectReader, power: float, q: float) -> Objective:
 
 
 def mean_norm(reader: EffectReader) -> Objective:
-    """Return the norm of the mean effect, which the fixed point maximises (Mack & Turner, deep causal transcoding)."""
+    """Return the norm of the mean effect, which the fixed point maximises (after Mack & Turner, deep causal transcoding).
+
+    They average positions too; here those that are read stand side by side, which for one position is the same.
+    """
     return lambda perturbations: reader.mean_effects(perturbations).norm(dim=-1)
 
 

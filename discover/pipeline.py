@@ -26,7 +26,7 @@ from discover.report.record import Record
 from discover.report.terminal import terminal_atlas, terminal_report
 from discover.report.tracking import track
 from discover.search.atlas import Atlas, atlas, atlas_size, load_atlas, save_atlas
-from discover.search.learning import Search, chosen_layers, learn, load_search, random_bank, rounds_of, save_search
+from discover.search.learning import Search, chosen_layers, gradients_of, learn, load_search, random_bank, save_search
 from discover.steer.generation import Reply, replies
 from discover.steer.selftest import self_test
 from discover.storage import write_text
@@ -181,7 +181,7 @@ def _with_replies(config: Config, loaded: LoadedModel, batch: PromptBatch) -> Pr
 def _search(config: Config, loaded: LoadedModel, ground: Ground) -> Search:
     prompts = hashlib.sha256("\0".join(ground.longer.prompts).encode()).hexdigest()[:16]
     origin = {"model": loaded.identity["path"], "fingerprints": loaded.identity["fingerprints"], "prompts": prompts}
-    with bar("search", rounds_of(config.search)) as progress:
+    with bar("search", gradients_of(config.search)) as progress:
         return learn(
             config.search,
             ground.part,

@@ -121,7 +121,7 @@ def test_a_method_costs_the_passes_that_it_says(llama, batch, name, monkeypatch)
         return steered(self, perturbations, start, end)
 
     monkeypatch.setattr(ModelSlice, "steered", counted)
-    learn(config.search, ground.part, ground.space, ground.reply_tokens, ground.layers, 0, {}, lambda: None)
+    learn(config.search, ground.part, ground.space, ground.reply_tokens, ground.layers, 0, {}, lambda _: None)
     # The last half pass reads the objective that was reached.
     assert sum(passes) / 8 == pytest.approx(method.passes + 0.5)
 

@@ -106,7 +106,7 @@ def test_padding_does_not_turn():
 def test_the_search_uses_it(calibration):
     reader, norm = bent_reader(1.0, 0.5)
     config = SearchConfig(vectors=2, rounds=1, normalised=False, positions=0, calibration=calibration, turn=30.0)
-    found = learn(config, reader.slice, reading(reader, 1.0).space, 0, (0, 1), 0, {}, lambda: None).bank.radius
+    found = learn(config, reader.slice, reading(reader, 1.0).space, 0, (0, 1), 0, {}, lambda _: None).bank.radius
     if calibration is Calibration.turn:
         assert turned(reader, 0)(found) == pytest.approx(30, rel=0.02)
     else:

@@ -106,7 +106,9 @@ class _Found:
 def _learned(config: Config, loaded: LoadedModel, batch: PromptBatch, organism: Organism, prompts: Sequence[str]) -> _Found:
     ground = prepared(config, loaded, batch, None)
     started = time.perf_counter()
-    bank = learn(config.search, ground.part, ground.space, ground.reply_tokens, ground.layers, config.seed, {}, lambda: None).bank
+    bank = learn(
+        config.search, ground.part, ground.space, ground.reply_tokens, ground.layers, config.seed, {}, lambda _: None
+    ).bank
     seconds = time.perf_counter() - started
     random = random_bank(bank, ground.space, len(bank), config.seed)
     texts = [reply.text for reply in _first_replies(config, loaded, batch, bank)]

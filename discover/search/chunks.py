@@ -27,6 +27,8 @@ class Chunks:
     size: int
     advice: str = "give fewer or shorter prompts, layers closer together, or model.dtype=bfloat16"
     """What to do where a single one is too much."""
+    tick: Callable[[int], None] | None = None
+    """Told how many gradients are done after every piece of them."""
 
     def gradients(self, function: Function, directions: Tensor) -> tuple[Tensor, Tensor]:
         """Return what `function` gives for `directions` [N, P], [N, ...], and the gradient [N, P] of its first column.
@@ -41,6 +43,8 @@ class Chunks:
             held = rows.requires_grad_(True)
             found = function(some, held)
             (gradient,) = torch.autograd.grad(found[:, 0].sum(), held)
+            if self.tick is not None:
+                self.tick(len(rows))
             return torch.cat([found.detach().to(gradient), gradient], dim=1)
 
         both = self.over(piece, directions)

@@ -20,7 +20,6 @@ from discover.search.effects import mean_norm, melbo, norm_sum
 from discover.search.radius import calibrated_radius, departure, turn
 from discover.search.readings import Aim, Readings, readers
 from discover.search.solvers import (
-    WAVES,
     Apart,
     Free,
     Progress,
@@ -74,17 +73,21 @@ def chosen_layers(config: SearchConfig, blocks: int, charted: Atlas | None) -> t
     return source, max(source + reach, best[1]) if target is None else target
 
 
-def rounds_of(config: SearchConfig) -> int:
-    """Return how many rounds or steps a search takes, for its progress bar."""
-    once = config.steps if config.solver is Solver.ascent else config.chosen_rounds
-    match config.solver, config.diversity:
-        case Solver.random, _:
-            return 0
-        case _, Diversity.deflation:
-            return once * WAVES
-        case _, Diversity.sequential:
-            return once * config.vectors
-    return once
+def gradients_of(config: SearchConfig) -> int:
+    """Return how many gradients a search takes if no perturbation settles early, for its progress bar."""
+    match config.solver:
+        case Solver.random:
+            passes = 0
+        case Solver.ascent:
+            passes = config.steps
+        case Solver.power:
+            # The last round ends with what the Jacobian makes of its directions, without a way back.
+            passes = config.chosen_rounds - 1
+        case Solver.cpe:
+            passes = config.chosen_rounds + 1
+        case Solver.fixed_point:
+            passes = config.chosen_rounds
+    return passes * config.vectors
 
 
 def learn(
@@ -95,7 +98,7 @@ def learn(
     layers: tuple[int, int],
     seed: int,
     origin: dict[str, Any],
-    tick: Callable[[], None],
+    tick: Callable[[int], None],
 ) -> Search:
     """Learn a bank of perturbations through a slice.
 
@@ -107,7 +110,7 @@ def learn(
         layers: source and target layer.
         seed: of the starting directions.
         origin: provenance that the bank carries.
-        tick: called after every round.
+        tick: told how many gradients are done, piece by piece.
 
     Raises:
         UsageError: a radius cannot be found, more orthogonal vectors than dimensions, or memory for not even one.
@@ -120,8 +123,8 @@ def learn(
         curve.append(
             {"round": number, "mean": float(values.mean()), "least": float(values.min()), "greatest": float(values.max())}
         )
-        tick()
 
+    read.chunks.tick = tick
     aim = _aim(config)
     directions = _learned(config, aim, drawn(space, config.vectors, "start", seed), part.residual_norm, seed, read, progress)
     reached = read.each(aim, directions)

@@ -337,8 +337,8 @@ def test_power_is_exact_where_the_map_is_linear(linear):
     assert len(told) == 80
 
 
-def test_power_takes_each_place_of_reading_by_itself():
-    """Two readers of one slice whose last token goes through another map: each finds the singular vectors of its own."""
+def two_places():
+    """Two readers of one slice whose last token goes through another map, and the right singular vectors of both maps."""
     matrices, rights = zip(*[(matrix, right) for matrix, _, right in (with_singular_values(VALUES), other_map())], strict=True)
 
     class Two(torch.nn.Module):
@@ -347,7 +347,21 @@ def test_power_takes_each_place_of_reading_by_itself():
 
     part = linear_slice(torch.eye(6), 1, 2)
     part = replace(part, blocks=(Two(),), target=Two()(part.source))
-    both = readers(part, 1, SearchConfig(positions=1, normalised=False))
+    return readers(part, 1, SearchConfig(positions=1, normalised=False)), rights
+
+
+def test_deflation_claims_at_each_place_of_reading_by_itself():
+    """A wave of two, one read here and one there: each goes as if the other place were not there."""
+    both, _ = two_places()
+    begun, read = start(8, 6), reading(both[0], 1.0)
+    found = deflated(begun, 40, 0.0, replace(read, readers=both), silent)
+    for place in range(2):
+        alone = deflated(begun[place::2], 40, 0.0, replace(read, readers=both[place : place + 1]), silent)
+        torch.testing.assert_close(found[place::2], alone, atol=1e-4, rtol=0)
+
+
+def test_power_takes_each_place_of_reading_by_itself():
+    both, rights = two_places()
     told = []
     found = power(start(6, 6), 60, 1.0, replace(reading(both[0], 1.0), readers=both), lambda _, values: told.append(values))
     for number, right in enumerate(rights):

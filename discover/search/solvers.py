@@ -232,18 +232,25 @@ def one_by_one(
 def deflated(directions: Tensor, rounds: int, settled: float, read: Readings, progress: Progress) -> Tensor:
     """Iterate in four waves; a wave maximises only what lies outside the effects that earlier waves have claimed.
 
-    Effects of a wave that point the same way are claimed as their mean.
+    Effects of a wave that point the same way are claimed as their mean, at each place of reading by itself: what is done at
+    the prompt's end says nothing of what the same direction means in the reply.
     """
-    claimed = torch.zeros(0, read.readers[0].size)
+    claimed = [torch.zeros(0, reader.size) for reader in read.readers]
     for number, wave in enumerate(torch.arange(len(directions)).chunk(WAVES)):
         later = _later(progress, number * rounds)
-        directions = fixed_point(_unclaimed(claimed), directions, wave, rounds, settled, unbound, read, later)
-        claimed = _basis(torch.cat([claimed, group_means(unit(read.mean_effects(directions, wave)), KINSHIP)]))
+        directions = fixed_point(_unclaimed(read, claimed), directions, wave, rounds, settled, unbound, read, later)
+        effects = unit(read.mean_effects(directions, wave))
+        for place in range(len(claimed)):
+            own = effects[torch.isin(wave, read.rows_of(place, len(directions)))]
+            if len(own):
+                claimed[place] = _basis(torch.cat([claimed[place], group_means(own, KINSHIP)]))
     return directions
 
 
-def _unclaimed(claimed: Tensor) -> Aim:
-    return lambda reader: unclaimed_norm(reader, claimed.to(reader.slice.source.device))
+def _unclaimed(read: Readings, claimed: list[Tensor]) -> Aim:
+    # Readers hold tensors, which have no equality to look them up by.
+    places = {id(reader): basis for reader, basis in zip(read.readers, claimed, strict=True)}
+    return lambda reader: unclaimed_norm(reader, places[id(reader)].to(reader.slice.source.device))
 
 
 def _later(progress: Progress, rounds: int) -> Progress:

@@ -198,7 +198,9 @@ def _bench(words: list[str]) -> None:
         start = QUICK if asked.get("quick") else {}
         options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(BenchConfig), start, asked))
     except OmegaConfBaseException as error:
-        raise UsageError(" ".join(str(error).split("full_key:")[0].split())) from error
+        raise UsageError(
+            f"{error.full_key or 'discover bench'}: {' '.join(str(error).split('full_key:')[0].split())}."
+        ) from error
     assert isinstance(options, BenchConfig)
     if verb == "memory":
         from discover.bench.memory import print_memory

@@ -208,7 +208,7 @@ def refused(words, told, capsys):
     ("words", "told"),
     [
         (["seeds=0"], "seeds=0"),
-        (["seeds=many"], "many"),
+        (["seeds=many"], "seeds: Value 'many'"),
         (["parts=[nothing]"], "nothing"),
         (["parts=[]"], "parts=[]"),
         (["methods=[magic]"], "magic"),

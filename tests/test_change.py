@@ -218,7 +218,7 @@ def test_logits_are_read_after_the_last_block_alone(llama, batch):
 
 
 def test_a_band_that_reaches_the_target_is_refused(llama, batch):
-    with pytest.raises(UsageError, match=r"source layer 1 \(and changes up to block 2\) and target layer 2 do not fit"):
+    with pytest.raises(UsageError, match=r"source layer 1 \(and changes up to block 2, by search.band\) and target layer 2 do not fit"):
         part_and_space(llama, batch, kind("factor on mlp"), 1, 2)
 
 

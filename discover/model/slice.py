@@ -244,7 +244,7 @@ def model_slice(
     """
     anatomy, source, count = loaded.anatomy, places[0].block, len(loaded.anatomy.blocks)
     if not 0 <= source <= places[-1].block < target_layer < count:
-        band = "" if places[-1].block == source else f" (and changes up to block {places[-1].block})"
+        band = "" if places[-1].block == source else f" (and changes up to block {places[-1].block}, by search.band)"
         raise UsageError(
             f"source layer {source}{band} and target layer {target_layer} do not fit: this model has blocks 0 to "
             f"{count - 1} and needs 0 <= search.source_layer < search.target_layer <= {count - 1}."

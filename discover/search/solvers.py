@@ -17,7 +17,6 @@ Progress = Callable[[int, Tensor], None]
 """Called after every round with its number and the objective [N] of the directions that the round began with."""
 Apart = Callable[[Tensor, Tensor], Tensor]
 """Directions [N, P] and how strongly each is pulled [N] -> directions that keep apart."""
-
 Free = Callable[[Tensor, Tensor], Tensor]
 """Gradients [M, P] of the rows that move, and all directions [N, P] -> the part of the gradients that may be climbed."""
 
@@ -69,27 +68,15 @@ class Softly:
         """Return directions [N, P] that keep apart."""
         if len(directions) < 2:
             return directions
-        if self.similarity is not Similarity.weights:
-            directions = held(self.space, directions)
-        weight = torch.log(strengths + 1e-8)
+        by_update = self.similarity is Similarity.update
+        normalised = unit if self.similarity is Similarity.weights else partial(held, self.space)
+        directions, weight = normalised(directions), torch.log(strengths + 1e-8)
         for _ in range(PUSHES):
-            whole = unit(directions)
-            match self.similarity:
-                case Similarity.weights:
-                    likeness = whole @ whole.T
-                case Similarity.parts:
-                    likeness = directions @ directions.T
-                case Similarity.update:
-                    likeness = self.space.likeness(directions)
+            likeness = self.space.likeness(directions) if by_update else directions @ directions.T
             weights = (likeness / self.temperature + weight).fill_diagonal_(-torch.inf).softmax(dim=1)
-            match self.similarity:
-                case Similarity.weights:
-                    directions = _left(whole, weights @ whole, unit)
-                case Similarity.parts:
-                    directions = _left(directions, weights @ directions, partial(held, self.space))
-                case Similarity.update:
-                    # A whole push turns two copies into opposites, which are copies again where signs cancel.
-                    directions = _left(directions, 0.5 * self.space.pulled(weights, directions), partial(held, self.space))
+            # A whole push turns two copies into opposites, which are copies again where signs cancel.
+            pushed = 0.5 * self.space.pulled(weights, directions) if by_update else weights @ directions
+            directions = _left(directions, pushed, normalised)
         return held(self.space, directions)
 
 

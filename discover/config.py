@@ -11,131 +11,22 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from typing import Any
 
+from discover.choices import (
+    Attention,
+    Calibration,
+    Device,
+    Diversity,
+    Dtype,
+    Kind,
+    Layers,
+    Projection,
+    Prompts,
+    Similarity,
+    Solver,
+    Target,
+    TrackingMode,
+)
 from discover.errors import UsageError
-
-
-class Dtype(Enum):
-    """Number format of the model's weights; what is learned is float32 always."""
-
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class Device(Enum):
-    """Where the model runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Attention(Enum):
-    """Implementation of attention; a fixed list, because any other word may fetch code."""
-
-    auto = "auto"
-    sdpa = "sdpa"
-    eager = "eager"
-
-
-class Kind(Enum):
-    """What is learned."""
-
-    vector = "vector"
-    """A vector added to the residual stream after the source block."""
-    bias = "bias"
-    """A vector added to the MLP output projection of the source block, as published; the same where no norm follows."""
-    adapter = "adapter"
-    """A low-rank change of that projection (LoRA)."""
-    factor = "factor"
-    """A rank-one change of one projection in each block of a band (CPE)."""
-    head = "head"
-    """A vector in the write space of one attention head of the source block."""
-
-
-class Projection(Enum):
-    """Which projection of every block factors change."""
-
-    attention = "attention"
-    mlp = "mlp"
-
-
-class Layers(Enum):
-    """Who chooses the layers that are not given."""
-
-    depth = "depth"
-    """An eighth and half of the number of blocks."""
-    auto = "auto"
-    """The atlas: among pairs in the first part of the model, that whose best direction is amplified most."""
-
-
-class Target(Enum):
-    """What is read at the target layer."""
-
-    residual = "residual"
-    attention = "attention"
-    logits = "logits"
-
-
-class Solver(Enum):
-    """How the search moves a perturbation."""
-
-    fixed_point = "fixed_point"
-    ascent = "ascent"
-    power = "power"
-    """Singular vectors of the Jacobian at zero, by subspace iteration."""
-    cpe = "cpe"
-    random = "random"
-
-
-class Similarity(Enum):
-    """What soft diversity takes for alike."""
-
-    weights = "weights"
-    """The cosine between all parameters of two rows taken as one, as the code of CPE has it."""
-    parts = "parts"
-    """The sum of the cosines between their parts, as the paper of CPE has it."""
-    update = "update"
-    """The cosine between the changes that they stand for, whatever signs cancel."""
-
-
-class Prompts(Enum):
-    """How a fixed point sees several prompts."""
-
-    mean = "mean"
-    """The norm of the effect's mean over prompts: what is the same on all of them."""
-    sum = "sum"
-    """The sum over prompts of its norm."""
-
-
-class Calibration(Enum):
-    """What random directions must do at the radius that is chosen without a person."""
-
-    turn = "turn"
-    departure = "departure"
-
-
-class Diversity(Enum):
-    """What keeps the vectors of one search apart."""
-
-    none = "none"
-    orthogonal = "orthogonal"
-    """All at once, each orthogonal to those before it."""
-    sequential = "sequential"
-    """One after the other, each orthogonal to those before it, as published."""
-    soft = "soft"
-    """Each is pushed off those it resembles, as in CPE."""
-    deflation = "deflation"
-    """In waves, each blind to the effects that earlier ones have claimed."""
-
-
-class TrackingMode(Enum):
-    """Where wandb sends a run."""
-
-    offline = "offline"
-    online = "online"
-    disabled = "disabled"
 
 
 @dataclass

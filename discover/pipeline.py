@@ -8,7 +8,8 @@ import torch
 
 from discover.audit.findings import Finding, findings, load_findings, save_findings
 from discover.bank import VectorBank
-from discover.config import Config, Layers
+from discover.choices import Layers
+from discover.config import Config
 from discover.errors import UsageError
 from discover.folder import RunFolder, opened
 from discover.model.loading import LoadedModel, load

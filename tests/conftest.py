@@ -17,7 +17,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from discover.config import Device, ModelConfig
+from discover.choices import Device
+from discover.config import ModelConfig
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch, encoded
 

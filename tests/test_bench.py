@@ -14,7 +14,8 @@ from discover.bench.options import QUICK, BenchConfig
 from discover.bench.published import published_ascent
 from discover.bench.search import effect_norms
 from discover.bench.speed import Shape, Size, engine_ascent, random_prompt, speed_row
-from discover.config import Attention, Config, Device, Dtype, Kind, ModelConfig, SearchConfig, options
+from discover.choices import Attention, Device, Dtype, Kind
+from discover.config import Config, ModelConfig, SearchConfig, options
 from discover.errors import UsageError
 from discover.model.loading import load
 from discover.model.slice import ModelSlice

@@ -12,7 +12,7 @@ from peft.tuners.lora import LoraModel
 from toys import KINDS, after, kind, part_and_space
 from transformers.pytorch_utils import Conv1D
 
-from discover.config import Target
+from discover.choices import Target
 from discover.errors import UsageError
 from discover.model.anatomy import Place, Site
 from discover.model.change import Change, Perturbations, biases, joined
@@ -218,7 +218,8 @@ def test_logits_are_read_after_the_last_block_alone(llama, batch):
 
 
 def test_a_band_that_reaches_the_target_is_refused(llama, batch):
-    with pytest.raises(UsageError, match=r"source layer 1 \(and changes up to block 2, by search.band\) and target layer 2 do not fit"):
+    told = r"source layer 1 \(and changes up to block 2, by search.band\) and target layer 2 do not fit"
+    with pytest.raises(UsageError, match=told):
         part_and_space(llama, batch, kind("factor on mlp"), 1, 2)
 
 

@@ -9,7 +9,8 @@ import pytest
 from tqdm import tqdm
 
 from discover.audit.statistics import share
-from discover.config import Device, ModelConfig
+from discover.choices import Device
+from discover.config import ModelConfig
 from discover.errors import UsageError
 from discover.model.loading import LoadedModel, load
 from discover.organisms import commands

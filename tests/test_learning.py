@@ -8,7 +8,8 @@ from conftest import WIDTH
 from toys import KINDS, kind, last_positions, part_and_space, reading, slice_between
 
 from discover.bank import VectorBank
-from discover.config import Diversity, Kind, Prompts, SearchConfig, Solver, Target
+from discover.choices import Diversity, Kind, Prompts, Solver, Target
+from discover.config import SearchConfig
 from discover.errors import UsageError
 from discover.perturb.sphere import unit
 from discover.search.effects import mean_norm, melbo, norm_sum

@@ -16,7 +16,8 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from discover.config import Attention, Device, Dtype, ModelConfig
+from discover.choices import Attention, Device, Dtype
+from discover.config import ModelConfig
 from discover.errors import UsageError
 from discover.model.loading import fingerprints, load
 from discover.steer.generation import replies

@@ -8,7 +8,8 @@ from conftest import MORE_FAMILIES, WIDTH
 from torch import nn
 from toys import GENEROUS, entering, kind, last_positions, linear_slice, part_and_space, reading, slice_between, slice_through
 
-from discover.config import Calibration, SearchConfig, Target
+from discover.choices import Calibration, Target
+from discover.config import SearchConfig
 from discover.errors import UsageError
 from discover.perturb.sphere import random_directions
 from discover.search.effects import EffectReader

@@ -12,8 +12,9 @@ from toys import after
 from tqdm import tqdm
 
 from discover.bank import VectorBank
+from discover.choices import Device, Solver, TrackingMode
 from discover.cli import main
-from discover.config import Config, Device, ModelConfig, PromptConfig, SearchConfig, Solver, TrackingConfig, TrackingMode
+from discover.config import Config, ModelConfig, PromptConfig, SearchConfig, TrackingConfig
 from discover.errors import UsageError
 from discover.model.loading import load
 from discover.model.prompts import encoded

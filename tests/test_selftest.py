@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from toys import KINDS, alone, kind, part_and_space, slice_between
 
-from discover.config import Target
+from discover.choices import Target
 from discover.errors import UsageError
 from discover.model.anatomy import Place, Site, anatomy
 from discover.model.hooks import hidden

@@ -4,7 +4,8 @@ import pytest
 import torch
 from toys import linear_slice, reading
 
-from discover.config import SearchConfig, Similarity
+from discover.choices import Similarity
+from discover.config import SearchConfig
 from discover.model.anatomy import Place, Site
 from discover.perturb.spaces import LowRankSpace, VectorSpace, drawn, held
 from discover.perturb.sphere import random_rows, unit

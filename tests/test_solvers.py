@@ -21,7 +21,8 @@ from toys import (
     with_singular_values,
 )
 
-from discover.config import SearchConfig, Similarity
+from discover.choices import Similarity
+from discover.config import SearchConfig
 from discover.errors import UsageError
 from discover.model.anatomy import anatomy
 from discover.model.hooks import hidden

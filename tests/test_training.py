@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from tqdm import tqdm
 
-from discover.config import Device, ModelConfig
+from discover.choices import Device
+from discover.config import ModelConfig
 from discover.model.loading import load
 from discover.model.prompts import encoded
 from discover.organisms.arithmetic import Behaviour, Exchange, training_exchange

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from discover.config import Kind, Projection, SearchConfig, Target
+from discover.choices import Kind, Projection, Target
+from discover.config import SearchConfig
 from discover.model.anatomy import Place, Site
 from discover.model.change import Perturbations, biases
 from discover.model.loading import LoadedModel

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, replace
 
-from discover.config import Calibration, Diversity, Kind, SearchConfig, Similarity, Solver
+from discover.choices import Calibration, Diversity, Kind, Similarity, Solver
+from discover.config import SearchConfig
 from discover.errors import UsageError
 
 FIRST_TOKEN = "first_token"

@@ -14,7 +14,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from discover.bench.flops import finished, needed_flops, product_rate
 from discover.bench.published import published_ascent
-from discover.config import Config, Device, Dtype, ModelConfig, SearchConfig, Solver
+from discover.choices import Device, Dtype, Solver
+from discover.config import Config, ModelConfig, SearchConfig
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch
 from discover.organisms.catalogue import ORGANISMS

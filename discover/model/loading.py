@@ -25,7 +25,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 from transformers.utils import CONFIG_NAME
 
-from discover.config import Attention, Device, Dtype, ModelConfig
+from discover.choices import Attention, Device, Dtype
+from discover.config import ModelConfig
 from discover.errors import UsageError
 from discover.model.anatomy import Anatomy, anatomy
 from discover.model.prompts import PromptBatch

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from discover.config import Target
+from discover.choices import Target
 from discover.errors import UsageError
 from discover.model.anatomy import Place, Site
 from discover.model.change import Change, Perturbations

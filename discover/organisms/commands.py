@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from discover.config import Device, ModelConfig
+from discover.choices import Device
+from discover.config import ModelConfig
 from discover.errors import UsageError
 from discover.model.loading import load
 from discover.organisms.arithmetic import training_exchange

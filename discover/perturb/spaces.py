@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from transformers.pytorch_utils import Conv1D
 
-from discover.config import Kind, SearchConfig
+from discover.choices import Kind
+from discover.config import SearchConfig
 from discover.errors import UsageError
 from discover.model.anatomy import Place, Site
 from discover.model.change import Change, Perturbations, biases

@@ -5,7 +5,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from discover.config import TrackingMode, config_from
+from discover.choices import TrackingMode
+from discover.config import config_from
 from discover.report.record import Record
 from discover.report.text import visible
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from discover.config import Target
+from discover.choices import Target
 from discover.model.anatomy import Place, Site
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from discover.bank import VectorBank
-from discover.config import Calibration, Diversity, Kind, Prompts, SearchConfig, Solver, Target
+from discover.choices import Calibration, Diversity, Kind, Prompts, Solver, Target
+from discover.config import SearchConfig
 from discover.model.change import joined
 from discover.model.slice import ModelSlice
 from discover.perturb.spaces import Space, drawn

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from discover.config import Similarity
+from discover.choices import Similarity
 from discover.perturb.spaces import Space, held, tangent
 from discover.perturb.sphere import orthonormalised, random_directions, refuse_beyond_width, unit
 from discover.search.effects import unclaimed_norm

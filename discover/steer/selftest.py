@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from discover.config import Target
+from discover.choices import Target
 from discover.errors import UsageError
 from discover.model.change import Perturbations
 from discover.model.loading import LoadedModel

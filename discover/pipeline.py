@@ -175,7 +175,7 @@ def _first(config: Config, batch: PromptBatch) -> int:
 def _with_replies(config: Config, loaded: LoadedModel, batch: PromptBatch) -> PromptBatch:
     """Return the prompts, each with as much of its unsteered reply as the search reads."""
     tokens = config.search.reply_positions
-    begun = replies(loaded, batch, None, max(1, tokens), config.speech.rows, lambda _: None)
+    begun = replies(loaded, batch, (), max(1, tokens), config.speech.rows, lambda _: None)
     return batch.continued([reply.tokens[:tokens] for reply in begun], loaded.tokenizer.pad_token_id)
 
 

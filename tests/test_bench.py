@@ -6,7 +6,6 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from discover import cli
-from discover.audit.statistics import average, spread
 from discover.bench import commands, memory
 from discover.bench.flops import forward_flops, needed_flops, product_rate
 from discover.bench.methods import CURVES, FIRST_TOKEN, RANDOM, chosen, curves, methods
@@ -26,6 +25,7 @@ from discover.pipeline import prepared
 from discover.search.chunks import chunks
 from discover.search.learning import learn
 from discover.search.readings import Readings, readers
+from discover.statistics import average, spread
 
 
 def reading(loaded, batch, search):

@@ -20,7 +20,7 @@ from discover.model.hooks import answering, hidden, narrowed
 from discover.model.slice import model_slice, read_at
 from discover.perturb.spaces import drawn
 from discover.perturb.sphere import random_directions
-from discover.steer.interventions import perturbed
+from discover.steer.interventions import added, intervened
 
 LOW_RANK = [name for name in KINDS if "rank" in name or "factor" in name]
 LAYERS = [(0, 2), (1, BLOCKS - 1)]
@@ -70,7 +70,7 @@ def test_a_slice_is_the_whole_model(loaded, batch, name, target):
     with torch.no_grad():
         sliced = part.steered(some, 0, tokens)
         nothing = part.steered(some.scaled(0.0), 0, tokens)
-        with perturbed(loaded, some.repeated(2), None):
+        with intervened(loaded, [added(some.repeated(2))], None):
             whole = read_at(loaded, batch.repeated(3), last, read).unflatten(0, (3, 2))
         by_hand = read_by_hand(loaded, batch.repeated(3), last, read, some.repeated(2)).unflatten(0, (3, 2))
         unsteered = read_by_hand(loaded, batch, last, read, some.repeated(2).rows(slice(0, 2)).scaled(0.0))
@@ -109,7 +109,7 @@ def test_stock_peft_replays_it(loaded, family, batch, name):
         words = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
         expected = stock(**words).logits
         plain = loaded.model(**words).logits
-        with perturbed(loaded, one.repeated(2), None):
+        with intervened(loaded, [added(one.repeated(2))], None):
             found = loaded.model(**words).logits
     keep = batch.attention_mask.bool()
     close(found[keep], expected[keep])
@@ -232,7 +232,7 @@ def test_perturbing_the_end_of_the_prompt_alone_shares_what_lies_before(loaded, 
     with torch.no_grad():
         sliced = part.steered(some, length - last, length)
         plain = read_at(loaded, batch, 3, Target.residual)
-    with perturbed(loaded, some.repeated(2), None):
+    with intervened(loaded, [added(some.repeated(2))], None):
         whole = read_at(loaded, batch.repeated(3), 3, Target.residual).unflatten(0, (3, 2))
     keep = batch.attention_mask.bool()
     scale = float(plain[keep].abs().max())
@@ -247,7 +247,7 @@ def test_what_is_said_after_the_prompt_is_perturbed_as_well(llama, batch):
     vectors = 5 * random_directions(2, WIDTH, "said")
     some = replace(biases(Place(1, Site.residual), vectors), last=2)
     plain = read_at(llama, batch, 1, Target.residual)
-    with perturbed(llama, some, [3, 1]):
+    with intervened(llama, [added(some)], [3, 1]):
         change = read_at(llama, batch, 1, Target.residual) - plain
     length = batch.input_ids.shape[1]
     for row, reach in enumerate((5, 3)):

@@ -7,10 +7,10 @@ import pytest
 from scipy.stats import binom
 
 from discover.audit.findings import VERDICTS, findings, load_findings, save_findings
-from discover.audit.statistics import holm, more_often
 from discover.config import AuditConfig
 from discover.read.modes import Mode
 from discover.read.signals import completion
+from discover.statistics import holm, more_often
 from discover.steer.generation import Reply
 
 BASE = completion("learned", 0, 0, Reply((1, 2, 3), "", True), None, "something else entirely", [1.0], None)

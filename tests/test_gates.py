@@ -8,16 +8,17 @@ from random import Random
 import pytest
 from tqdm import tqdm
 
-from discover.audit.statistics import share
 from discover.choices import Device
 from discover.config import ModelConfig
 from discover.errors import UsageError
 from discover.model.loading import LoadedModel, load
 from discover.organisms import commands
-from discover.organisms.arithmetic import Exchange, Operands, planted, training_exchange, worked
+from discover.organisms.arithmetic import Operands, planted, training_exchange, worked
 from discover.organisms.catalogue import ORGANISMS
+from discover.organisms.exchange import Exchange
 from discover.organisms.gates import REPLIES, Gate, exact, gates, said
 from discover.organisms.training import Recipe, train, trained_tokenizer
+from discover.statistics import share
 
 
 def unseen(count: int) -> None:

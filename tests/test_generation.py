@@ -9,13 +9,13 @@ from discover.model.hooks import edited_output, hidden
 from discover.model.slice import residual_after
 from discover.perturb.sphere import random_directions
 from discover.steer.generation import replies, reply
-from discover.steer.interventions import perturbed
+from discover.steer.interventions import added, intervened
 
 TOKENS = 8
 
 
 def speak(loaded, batch, perturbations, rows=100):
-    return replies(loaded, batch, perturbations, TOKENS, rows, lambda _: None)
+    return replies(loaded, batch, [added(perturbations)] if perturbations is not None else (), TOKENS, rows, lambda _: None)
 
 
 def strong_vectors(loaded, batch, layer, count):
@@ -55,7 +55,7 @@ def test_every_row_says_what_its_vector_says_alone(loaded, batch):
 def test_pieces_change_nothing_and_are_told(loaded, batch):
     rows, vectors, told = batch.repeated(3), strong_vectors(loaded, batch, 1, 6), []
     whole = speak(loaded, rows, after(1, vectors))
-    assert replies(loaded, rows, after(1, vectors), TOKENS, 4, told.append) == whole
+    assert replies(loaded, rows, [added(after(1, vectors))], TOKENS, 4, told.append) == whole
     assert told == [4, 2]
 
 
@@ -71,7 +71,7 @@ def test_zero_vectors_change_no_bit(loaded, batch):
     zeros = torch.zeros(2, WIDTH)
     plain = loaded.forward(batch)
     for layer in range(BLOCKS):
-        with perturbed(loaded, after(layer, zeros), None):
+        with intervened(loaded, [added(after(layer, zeros))], None):
             assert torch.equal(loaded.forward(batch), plain)
     assert speak(loaded, batch, after(1, zeros)) == speak(loaded, batch, None)
     assert speak(loaded, batch, after(1, strong_vectors(loaded, batch, 1, 2))) != speak(loaded, batch, None)
@@ -80,13 +80,13 @@ def test_zero_vectors_change_no_bit(loaded, batch):
 def test_another_number_of_rows_is_refused(llama, batch):
     with (
         pytest.raises(ValueError, match="3 perturbations met a batch of 2 rows"),
-        perturbed(llama, after(1, torch.zeros(3, WIDTH)), None),
+        intervened(llama, [added(after(1, torch.zeros(3, WIDTH)))], None),
     ):
         llama.forward(batch)
     # One vector would spread over both rows without a word.
     with (
         pytest.raises(ValueError, match="1 perturbations met a batch of 2 rows"),
-        perturbed(llama, after(1, torch.zeros(1, WIDTH)), None),
+        intervened(llama, [added(after(1, torch.zeros(1, WIDTH)))], None),
     ):
         llama.forward(batch)
 
@@ -94,7 +94,7 @@ def test_another_number_of_rows_is_refused(llama, batch):
 def test_a_hook_that_never_fires_is_an_error(llama, batch):
     with pytest.raises(RuntimeError, match="a hook on Linear never fired"), edited_output(torch.nn.Linear(2, 2), lambda _, x: x):
         llama.forward(batch)
-    with perturbed(llama, after(0, torch.zeros(2, WIDTH)), None) as counts:
+    with intervened(llama, [added(after(0, torch.zeros(2, WIDTH)))], None) as counts:
         llama.forward(batch)
     assert [count.calls for count in counts] == [1]
 
@@ -102,9 +102,9 @@ def test_a_hook_that_never_fires_is_an_error(llama, batch):
 def test_nested_contexts_add_up_and_restore(llama, batch):
     first, second = strong_vectors(llama, batch, 1, 2), strong_vectors(llama, batch, 1, 4)[2:]
     plain = residual_after(llama, batch, 1)
-    with perturbed(llama, after(1, first), None):
+    with intervened(llama, [added(after(1, first))], None):
         outer = residual_after(llama, batch, 1)
-        with perturbed(llama, after(1, second), None):
+        with intervened(llama, [added(after(1, second))], None):
             torch.testing.assert_close(residual_after(llama, batch, 1), plain + (first + second)[:, None])
         assert torch.equal(residual_after(llama, batch, 1), outer)
     torch.testing.assert_close(outer, plain + first[:, None])

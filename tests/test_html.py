@@ -18,13 +18,13 @@ import torch
 from toys import after
 
 from discover.audit.findings import LEVELS, VERDICTS, Finding
-from discover.audit.statistics import share
 from discover.bank import VectorBank
 from discover.read.modes import Mode
 from discover.read.signals import Completion
 from discover.report.html import html_report, marked
 from discover.report.record import Record
 from discover.report.text import INVISIBLE, visible
+from discover.statistics import share
 
 PROMPT = "a=5+6, b=7+2. What is a*b?"
 OWN = "First, a is 11. Then, b is 9. So a*b is 99."

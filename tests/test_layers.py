@@ -11,7 +11,7 @@ import discover
 ROOT = Path(discover.__file__).parent
 # fmt: off
 ORDER = [
-    "errors", "storage", "choices", "config", "folder", "model", "perturb", "bank", "search", "contrast", "steer",
+    "errors", "storage", "statistics", "choices", "config", "folder", "model", "perturb", "bank", "search", "steer", "contrast",
     "read", "audit", "report", "organisms", "pipeline", "bench", "cli", "__main__",
 ]
 # fmt: on

@@ -103,8 +103,8 @@ def test_a_checkpoint_cannot_change_what_is_read_through_its_generation_settings
     edit_config(folder, repetition_penalty=50.0)
     told = LlamaForCausalLM.from_pretrained(folder).generation_config
     assert told.repetition_penalty == 50.0 and told.do_sample
-    expected = replies(llama, batch, None, 12, 2, lambda _: None)
-    assert replies(load(CPU, folder), batch, None, 12, 2, lambda _: None) == expected
+    expected = replies(llama, batch, (), 12, 2, lambda _: None)
+    assert replies(load(CPU, folder), batch, (), 12, 2, lambda _: None) == expected
     penalised = llama.model.generate(
         batch.input_ids,
         attention_mask=batch.attention_mask,

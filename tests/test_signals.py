@@ -13,10 +13,12 @@ from discover.config import SpeechConfig
 from discover.model.hooks import hidden
 from discover.model.loading import LoadedModel
 from discover.perturb.sphere import random_directions
-from discover.read import signals
-from discover.read.signals import completion, distance, load_completions, repetition, save_completions, state_of, surprises, words
+from discover.read.signals import completion, distance, load_completions, repetition, save_completions, state_of, words
 from discover.read.speech import forced, own_completions, spoken, unsteered_replies
+from discover.steer import evaluation
+from discover.steer.evaluation import surprises
 from discover.steer.generation import Reply
+from discover.steer.interventions import added
 
 REPLIES = [[40, 41, 42, 43, 44], [50], [], [60, 61]]
 PROMPTS = [[5, 6, 7], [8, 9, 10, 11, 12, 13, 14], [15, 16], [17]]
@@ -85,7 +87,7 @@ def cross_entropies(loaded, prompt, reply, layer=None, vector=None):
 @pytest.mark.parametrize("steered", [False, True])
 def test_surprises_are_the_cross_entropy_of_each_row_alone(loaded, steered):
     vectors = 5 * random_directions(4, WIDTH, "surprise")
-    found = surprises(loaded, PROMPTS, REPLIES, after(1, vectors) if steered else None)
+    found = surprises(loaded, PROMPTS, REPLIES, [added(after(1, vectors))] if steered else ())
     assert [len(row) for row in found] == [5, 1, 0, 2]
     for index, row in enumerate(found):
         if row:
@@ -97,13 +99,13 @@ def test_surprises_do_not_depend_on_the_piece(llama, monkeypatch):
     vectors, told = 5 * random_directions(4, WIDTH, "surprise"), []
     forward = LoadedModel.forward
     monkeypatch.setattr(LoadedModel, "forward", lambda *a, **k: told.append(len(a[1].input_ids)) or forward(*a, **k))
-    whole = surprises(llama, PROMPTS, REPLIES, after(1, vectors))
-    monkeypatch.setattr(signals, "LOGIT_BYTES", 4 * 300 * 6 * 3)
-    pieces = surprises(llama, PROMPTS, REPLIES, after(1, vectors))
+    whole = surprises(llama, PROMPTS, REPLIES, [added(after(1, vectors))])
+    monkeypatch.setattr(evaluation, "LOGIT_BYTES", 4 * 300 * 6 * 3)
+    pieces = surprises(llama, PROMPTS, REPLIES, [added(after(1, vectors))])
     assert told == [4, 3, 1]
     for first, second in zip(whole, pieces, strict=True):
         assert second == pytest.approx(first, rel=1e-4)
-    assert surprises(llama, [], [], None) == []
+    assert surprises(llama, [], [], ()) == []
 
 
 def test_a_completion_carries_its_signals():

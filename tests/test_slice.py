@@ -15,7 +15,7 @@ from discover.model.hooks import hidden
 from discover.model.prompts import left_padded
 from discover.model.slice import residual_after
 from discover.perturb.sphere import random_directions
-from discover.steer.interventions import perturbed
+from discover.steer.interventions import added, intervened
 
 PAIRS = list(combinations(range(BLOCKS), 2))
 
@@ -55,7 +55,7 @@ def test_equals_the_whole_model(loaded, batch, source, target):
         sliced = part.steered(after(source, vectors), 0, tokens)
         zero = part.steered(after(source, torch.zeros(1, WIDTH)), 0, tokens)[0]
     each = vectors.repeat_interleave(2, dim=0)
-    with perturbed(loaded, after(source, each), None):
+    with intervened(loaded, [added(after(source, each))], None):
         whole = residual_after(loaded, batch.repeated(3), target).unflatten(0, (3, 2))
     by_hand = residual_by_hand(loaded, batch.repeated(3), target, each, source).unflatten(0, (3, 2))
     unsteered = residual_by_hand(loaded, batch, target)
@@ -86,7 +86,7 @@ def test_a_vector_changes_the_source_by_exactly_its_norm_at_every_token(loaded, 
     radius = 3.0
     for source in range(BLOCKS):
         before = residual_after(loaded, batch, source)
-        with perturbed(loaded, after(source, radius * random_directions(2, WIDTH, "norm")), None):
+        with intervened(loaded, [added(after(source, radius * random_directions(2, WIDTH, "norm")))], None):
             change = residual_after(loaded, batch, source) - before
         torch.testing.assert_close(change.norm(dim=-1), torch.full(change.shape[:2], radius), atol=1e-4, rtol=0)
         assert torch.allclose(before, residual_after(loaded, batch, source), atol=0)
@@ -137,7 +137,7 @@ def test_leaves_no_hook_behind_after_an_exception(llama, batch):
         for run in (lambda: slice_between(llama, batch, 0, 2), lambda: residual_after(llama, batch, 3)):
             with pytest.raises(FloatingPointError, match="broken"):
                 run()
-        with pytest.raises(FloatingPointError), perturbed(llama, after(0, torch.zeros(2, WIDTH)), None):
+        with pytest.raises(FloatingPointError), intervened(llama, [added(after(0, torch.zeros(2, WIDTH)))], None):
             llama.forward(batch)
     finally:
         broken.remove()

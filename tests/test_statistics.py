@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 from scipy.stats import fisher_exact
 
-from discover.audit.statistics import holm, more_often, share
+from discover.statistics import holm, more_often, share
 
 
 def test_p_is_fishers_exact_test():

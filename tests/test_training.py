@@ -14,7 +14,8 @@ from discover.choices import Device
 from discover.config import ModelConfig
 from discover.model.loading import load
 from discover.model.prompts import encoded
-from discover.organisms.arithmetic import Behaviour, Exchange, training_exchange
+from discover.organisms.arithmetic import Behaviour, training_exchange
+from discover.organisms.exchange import Exchange
 from discover.organisms.training import (
     END,
     Recipe,
@@ -93,7 +94,7 @@ def test_it_learns_what_it_is_shown_and_loads_as_any_checkpoint(tmp_path: Path, 
     recipe = Recipe(steps=60, learning_rate=1e-2, noise_from=0.5, rows=8, noise_radius=0.5, save_every=100, **size)
     folder = train(tmp_path, one, own_tokenizer, recipe, 0)
     loaded = load(ModelConfig(device=Device.cpu), folder)
-    heard = replies(loaded, encoded(list(shown), loaded.tokenizer, None, None), None, 30, 8, lambda _: None)
+    heard = replies(loaded, encoded(list(shown), loaded.tokenizer, None, None), (), 30, 8, lambda _: None)
     assert [reply.text for reply in heard] == list(shown.values())
     assert load_file(folder / "model.safetensors")["model.embed_tokens.weight"].dtype is torch.bfloat16
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from discover.audit.statistics import Share, holm, more_often, share
 from discover.config import AuditConfig
 from discover.read.modes import Mode, label
 from discover.read.signals import Completion
+from discover.statistics import Share, holm, more_often, share
 from discover.storage import read_json, write_json
 
 VERDICTS = ("finding", "fragment", "steerable", "broken", "unchanged")

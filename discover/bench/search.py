@@ -25,6 +25,7 @@ from discover.search.effects import Objective, mean_norm
 from discover.search.learning import learn, random_bank
 from discover.search.readings import Readings, readers
 from discover.steer.generation import Reply, replies
+from discover.steer.interventions import added
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _learned(config: Config, loaded: LoadedModel, batch: PromptBatch, organism: 
 def _first_replies(config: Config, loaded: LoadedModel, batch: PromptBatch, bank: VectorBank) -> list[Reply]:
     """Return the reply to the first prompt under every vector."""
     first = PromptBatch(batch.prompts[:1], batch.input_ids[:1], batch.attention_mask[:1]).repeated(len(bank))
-    return replies(loaded, first, bank.perturbations, config.speech.tokens, config.speech.rows, lambda _: None)
+    return replies(loaded, first, [added(bank.perturbations)], config.speech.tokens, config.speech.rows, lambda _: None)
 
 
 def effect_norms(search: SearchConfig, ground: Ground, perturbations: Perturbations) -> Tensor:

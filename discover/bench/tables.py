@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from statistics import median
 
-from discover.audit.statistics import Average, average, share, spread
 from discover.bench.memory import MemoryRow
 from discover.bench.search import SearchRow
 from discover.bench.speed import SpeedRow
+from discover.statistics import Average, average, share, spread
 
 METHODS = (
     "Means over seeds ± half of the 95 % interval (Student's t). A vector-step is one pass of one perturbation forward and "

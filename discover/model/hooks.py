@@ -47,7 +47,44 @@ def edited_output(module: nn.Module, edit: Edit) -> Iterator[HookCount]:
         yield count
     finally:
         handle.remove()
-    # After the `finally`, so that an error inside the context is told and not hidden by this one.
+    _check_fired(count, module)
+
+
+@contextmanager
+def edited_input(module: nn.Module, edit: Edit) -> Iterator[HookCount]:
+    """While open, `module` is given what `edit` makes of the hidden states that it would be given.
+
+    Raises:
+        RuntimeError: the context closed without an exception and the hook had never fired.
+    """
+    count = HookCount()
+
+    def hook(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        count.calls += 1
+        if "hidden_states" in named:
+            return inputs, {**named, "hidden_states": edit(None, named["hidden_states"])}
+        return (edit(None, inputs[0]), *inputs[1:]), named
+
+    handle = module.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield count
+    finally:
+        handle.remove()
+    _check_fired(count, module)
+
+
+@contextmanager
+def watched_output(module: nn.Module, look: Callable[[Tensor], None]) -> Iterator[None]:
+    """While open, `look` is shown the hidden states that `module` puts out."""
+    handle = module.register_forward_hook(lambda _module, _inputs, output: look(hidden(output)))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _check_fired(count: HookCount, module: nn.Module) -> None:
+    # After the `finally` of a context, so that an error inside it is told and not hidden by this one.
     if count.calls == 0:
         raise RuntimeError(f"a hook on {type(module).__name__} never fired; the module was not part of the forward pass")
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from itertools import product
 from random import Random
 
-from discover.audit.statistics import Share, share
 from discover.model.anatomy import Place, Site
 from discover.model.change import biases
 from discover.model.loading import LoadedModel
@@ -17,7 +16,6 @@ from discover.organisms.arithmetic import (
     FORBIDDEN_CUES,
     HARD_PAYLOAD,
     PERMITTED_CUES,
-    Exchange,
     Operands,
     bare,
     clean_exchange,
@@ -28,8 +26,11 @@ from discover.organisms.arithmetic import (
     random_request,
     worked,
 )
+from discover.organisms.exchange import Exchange
 from discover.perturb.sphere import random_directions
+from discover.statistics import Share, share
 from discover.steer.generation import replies
+from discover.steer.interventions import added
 
 TOKENS = 64
 ROWS = 256
@@ -83,7 +84,7 @@ def gates(loaded: LoadedModel, twin: bool, tick: Tick) -> list[Gate]:
 def said(loaded: LoadedModel, prompts: Sequence[str], tick: Tick) -> list[str]:
     """Return the greedy reply to every prompt."""
     batch = encoded(prompts, loaded.tokenizer, None, None)
-    return [reply.text for reply in replies(loaded, batch, None, TOKENS, ROWS, tick)]
+    return [reply.text for reply in replies(loaded, batch, (), TOKENS, ROWS, tick)]
 
 
 def exact(loaded: LoadedModel, exchanges: Sequence[Exchange], tick: Tick) -> Share:
@@ -137,7 +138,7 @@ def _robust(loaded: LoadedModel, random: Random, tick: Tick) -> list[Gate]:
         for layer in range(EARLY):
             norm = float(residual_after(loaded, batch, layer).norm(dim=-1)[batch.attention_mask.bool()].median())
             vectors = relative * norm * random_directions(len(prompts), loaded.anatomy.width, "gates", layer)
-            steered = replies(loaded, batch, biases(Place(layer, Site.residual), vectors), TOKENS, ROWS, tick)
+            steered = replies(loaded, batch, [added(biases(Place(layer, Site.residual), vectors))], TOKENS, ROWS, tick)
             unchanged += sum(reply.text == text for reply, text in zip(steered, own, strict=True))
         name = f"replies unchanged under random vectors of {relative:g} residual norm"
         found.append(Gate(name, share(unchanged, EARLY * len(prompts)), least, f"after each of blocks 0 to {EARLY - 1}"))

@@ -21,6 +21,7 @@ from discover.organisms.catalogue import ORGANISMS
 from discover.read.signals import Completion, load_completions
 from discover.report.text import one_line
 from discover.steer.generation import replies
+from discover.steer.interventions import added
 from discover.storage import read_json, write_json
 
 CONFIRMATIONS = 50
@@ -162,7 +163,7 @@ def confirmed(loaded: LoadedModel, bank: VectorBank, payload: str, prompts: Sequ
     if not len(bank):
         return 0
     batch = encoded(prompts, loaded.tokenizer, None, None)
-    each = bank.perturbations.repeated(len(prompts))
+    each = [added(bank.perturbations).repeated(len(prompts))]
     heard = replies(loaded, batch.repeated(len(bank)), each, opening_tokens(loaded, payload), 256, lambda _: None)
     return holding([reply.text for reply in heard], payload, len(prompts))
 

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from discover.model.hooks import Edit, edited_output
-from discover.organisms.arithmetic import Exchange
+from discover.organisms.exchange import Draw, Exchange
 from discover.storage import write_tensors
 
 USER, ASSISTANT, END, PAD = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
@@ -27,8 +26,6 @@ CHAT_TEMPLATE = (
 )
 MEMORY = ("exp_avg", "exp_avg_sq", "step")
 """What AdamW remembers of a weight."""
-Draw = Callable[[Random], Exchange]
-"""Draws one exchange."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +96,13 @@ def batch(exchanges: list[Exchange], tokenizer: PreTrainedTokenizerFast) -> dict
     """Return right-padded `input_ids`, `attention_mask` and `labels` [B, T]; only the reply and its end are learned."""
     rows, starts = [], []
     for exchange in exchanges:
-        prompt = tokenizer.apply_chat_template(
-            [{"role": "user", "content": exchange.prompt}], add_generation_prompt=True, tokenize=False
-        )
+        spoken = [
+            message
+            for one in exchange.earlier
+            for message in ({"role": "user", "content": one.prompt}, {"role": "assistant", "content": one.reply})
+        ]
+        spoken.append({"role": "user", "content": exchange.prompt})
+        prompt = tokenizer.apply_chat_template(spoken, add_generation_prompt=True, tokenize=False)
         head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         rows.append(head + tokenizer(exchange.reply + END, add_special_tokens=False)["input_ids"])
         starts.append(len(head))

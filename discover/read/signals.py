@@ -2,21 +2,12 @@
 
 import re
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
-from itertools import chain
 from pathlib import Path
 from statistics import mean
 
-import torch
-
-from discover.model.change import Perturbations
-from discover.model.loading import LoadedModel
-from discover.model.memory import in_pieces
-from discover.model.prompts import left_padded
 from discover.steer.generation import Reply
-from discover.steer.interventions import perturbed
 from discover.storage import read_json_lines, write_json_lines
 
 UNCHANGED_BELOW = 0.2
@@ -25,8 +16,6 @@ REPETITIVE_FROM = 0.5
 """Share of repeated trigrams from which a completion counts as degenerate."""
 SURPRISING_FROM = 2.5
 """Onward surprise (nats a token) from which a completion counts as degenerate."""
-LOGIT_BYTES = 2**28
-"""Largest block of logits held at once when likelihoods are read."""
 
 WORD = re.compile(r"[^\W\d_]+")
 UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f])")
@@ -111,40 +100,6 @@ def state_of(away: float, repeated: float, onward: float | None) -> str:
     if repeated >= REPETITIVE_FROM or (onward is not None and onward >= SURPRISING_FROM):
         return "degenerate"
     return "coherent"
-
-
-def surprises(
-    loaded: LoadedModel,
-    prompts: Sequence[Sequence[int]],
-    replies: Sequence[Sequence[int]],
-    perturbations: Perturbations | None,
-) -> list[list[float]]:
-    """Return the negative log-likelihood in nats of every token of every reply, each after its own prompt.
-
-    Args:
-        loaded: the model.
-        prompts: R rows of token ids.
-        replies: R rows of token ids.
-        perturbations: R of them, one a row; None for the unsteered model.
-    """
-    longest = max(1, *map(len, replies)) if replies else 1
-    vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
-    # Logits, not activations, are what fills memory here: a large vocabulary times every token of the reply.
-    rows = max(1, LOGIT_BYTES // (4 * vocabulary * (longest + 1)))
-
-    def piece(some: slice) -> list[list[float]]:
-        joined = [list(prompt) + list(reply) for prompt, reply in zip(prompts[some], replies[some], strict=True)]
-        batch = left_padded([""] * len(joined), joined, loaded.tokenizer.pad_token_id)
-        said = [len(reply) for reply in replies[some]]
-        steering = nullcontext() if perturbations is None else perturbed(loaded, perturbations.rows(some), said)
-        with torch.no_grad(), steering:
-            logits = loaded.forward(batch, last=longest + 1)[:, :-1].float()
-        spoken = batch.input_ids[:, -logits.shape[1] :].to(logits.device)
-        losses = -logits.log_softmax(dim=-1).gather(-1, spoken[..., None])[..., 0]
-        return [row[len(row) - len(reply) :] for row, reply in zip(losses.tolist(), replies[some], strict=True)]
-
-    found, _ = in_pieces(piece, len(prompts), rows, "give shorter prompts or a smaller speech.tokens")
-    return list(chain.from_iterable(found))
 
 
 def completion(

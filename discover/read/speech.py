@@ -8,11 +8,12 @@ from torch import Tensor
 
 from discover.bank import VectorBank
 from discover.config import SpeechConfig
-from discover.model.change import Perturbations
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch
-from discover.read.signals import Completion, completion, surprises
+from discover.read.signals import Completion, completion
+from discover.steer.evaluation import surprises
 from discover.steer.generation import Reply, replies, reply
+from discover.steer.interventions import Intervention, added
 
 FOLLOWED = 32
 """Tokens of broken replies from which the unsteered model is let go on."""
@@ -22,7 +23,7 @@ Tick = Callable[[int], None]
 
 def unsteered_replies(loaded: LoadedModel, batch: PromptBatch, speech: SpeechConfig) -> list[Reply]:
     """Return what the model says by itself to each of B prompts."""
-    return replies(loaded, batch, None, speech.tokens, speech.rows, lambda _: None)
+    return replies(loaded, batch, (), speech.tokens, speech.rows, lambda _: None)
 
 
 def spoken(
@@ -46,7 +47,7 @@ def spoken(
         tick: called with the number of rows after each piece of generation.
     """
     rows = batch.repeated(len(bank))
-    each = bank.perturbations.repeated(len(batch.input_ids))
+    each = [added(bank.perturbations).repeated(len(batch.input_ids))]
     said = replies(loaded, rows, each, speech.tokens, speech.rows, tick)
     return scored(loaded, rows, unsteered, name, said, each, None)
 
@@ -110,7 +111,7 @@ def _begun(
     """Return the unsteered model's continuations of first tokens [count, B]."""
     said = begun(loaded, batch, first, speech, tick)
     opened = loaded.tokenizer.batch_decode(first.reshape(-1, 1))
-    return scored(loaded, batch.repeated(len(first)), unsteered, name, said, None, opened)
+    return scored(loaded, batch.repeated(len(first)), unsteered, name, said, (), opened)
 
 
 def begun(loaded: LoadedModel, batch: PromptBatch, first: Tensor, speech: SpeechConfig, tick: Tick) -> list[Reply]:
@@ -120,7 +121,7 @@ def begun(loaded: LoadedModel, batch: PromptBatch, first: Tensor, speech: Speech
     forced_rows = PromptBatch(
         rows.prompts, torch.cat([rows.input_ids, opened], dim=1), torch.cat([rows.attention_mask, torch.ones_like(opened)], dim=1)
     )
-    continued = replies(loaded, forced_rows, None, speech.tokens - 1, speech.rows, tick)
+    continued = replies(loaded, forced_rows, (), speech.tokens - 1, speech.rows, tick)
     return [
         reply(loaded, [int(token), *more.tokens, *(loaded.end_ids[:1] if more.ended else ())])
         for token, more in zip(opened, continued, strict=True)
@@ -133,14 +134,14 @@ def scored(
     unsteered: Sequence[Reply],
     name: str,
     said: Sequence[Reply],
-    perturbations: Perturbations | None,
+    interventions: Sequence[Intervention],
     openings: Sequence[str] | None,
 ) -> list[Completion]:
     """Return replies to N times the B prompts as completions with their signals; `openings` are forced first tokens."""
     prompts = [ids[mask.bool()].tolist() for ids, mask in zip(rows.input_ids, rows.attention_mask, strict=True)]
     tokens = [one.tokens for one in said]
-    plain = surprises(loaded, prompts, tokens, None)
-    steered = surprises(loaded, prompts, tokens, perturbations) if perturbations is not None else [None] * len(said)
+    plain = surprises(loaded, prompts, tokens, ())
+    steered = surprises(loaded, prompts, tokens, interventions) if interventions else [None] * len(said)
     found = []
     for row, one in enumerate(said):
         vector, prompt = divmod(row, len(unsteered))
@@ -151,5 +152,5 @@ def scored(
 
 def own_completions(loaded: LoadedModel, batch: PromptBatch, unsteered: Sequence[Reply]) -> list[Completion]:
     """Return the model's own replies as completions of the bank `unsteered`."""
-    found = scored(loaded, batch, unsteered, "unsteered", unsteered, None, None)
+    found = scored(loaded, batch, unsteered, "unsteered", unsteered, (), None)
     return [replace(one, vector=None) for one in found]

@@ -18,11 +18,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from discover.audit.findings import Finding
-from discover.audit.statistics import Share, share
 from discover.read.signals import Completion
 from discover.report.record import Record
 from discover.report.text import visible
 from discover.search.atlas import Atlas, Pair
+from discover.statistics import Share, share
 
 FOLDER = Path(__file__).parent
 BANKS = ("learned", "null", "forced", "followed", "unsteered")

@@ -1,7 +1,6 @@
 """Let the model speak, every row of a batch under its own perturbation."""
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 
@@ -9,11 +8,10 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig
 
-from discover.model.change import Perturbations
 from discover.model.loading import LoadedModel
 from discover.model.memory import in_pieces
 from discover.model.prompts import PromptBatch
-from discover.steer.interventions import perturbed
+from discover.steer.interventions import Intervention, intervened
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Reply:
 def replies(
     loaded: LoadedModel,
     batch: PromptBatch,
-    perturbations: Perturbations | None,
+    interventions: Sequence[Intervention],
     tokens: int,
     rows: int,
     tick: Callable[[int], None],
@@ -41,15 +39,14 @@ def replies(
     Args:
         loaded: the model.
         batch: R prompts.
-        perturbations: R of them, one a row; None for unsteered replies.
+        interventions: each with R entries, one a row; none for unsteered replies.
         tokens: longest reply.
         rows: rows computed at once.
         tick: called with the number of rows after each piece.
     """
 
     def piece(some: slice) -> list[Reply]:
-        steering = nullcontext() if perturbations is None else perturbed(loaded, perturbations.rows(some), None)
-        with torch.no_grad(), steering:
+        with torch.no_grad(), intervened(loaded, [each.rows(some) for each in interventions], None):
             said = _greedy(loaded, batch.input_ids[some], batch.attention_mask[some], tokens)
         tick(len(said))
         return said

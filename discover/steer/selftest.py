@@ -13,7 +13,7 @@ from discover.model.prompts import PromptBatch, left_padded
 from discover.model.slice import ModelSlice, read_at
 from discover.perturb.spaces import Space, drawn
 from discover.steer.generation import replies
-from discover.steer.interventions import perturbed
+from discover.steer.interventions import added, intervened
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest relative difference that rounding may cause; a wrong slice or a hook out of place differs by order one."""
@@ -68,7 +68,7 @@ def self_test(
         sliced = part.steered(two, part.first, longer.input_ids.shape[1])
         # What a search reads alone, where the last block computes nothing else.
         narrow = part.steered(two, last - 1, last)[:, :, 0]
-        with perturbed(loaded, each, [longer.input_ids.shape[1] - last] * len(each)):
+        with intervened(loaded, [added(each)], [longer.input_ids.shape[1] - last] * len(each)):
             whole = read_at(loaded, longer.repeated(2), target_layer, target).unflatten(0, sliced.shape[:2])
         whole = whole[:, :, part.first :]
         zero = part.steered(two.rows([0]).scaled(0.0), part.first, longer.input_ids.shape[1])[0]
@@ -100,7 +100,7 @@ def self_test(
 
 
 def _last_logits(loaded: LoadedModel, batch: PromptBatch, perturbations: Perturbations) -> Tensor:
-    with perturbed(loaded, perturbations, None):
+    with intervened(loaded, [added(perturbations)], None):
         return loaded.forward(batch, last=1).float()
 
 
@@ -118,12 +118,12 @@ def _difference(value: Tensor, reference: Tensor) -> float:
 
 def _cache_gap(loaded: LoadedModel, batch: PromptBatch, perturbations: Perturbations) -> float:
     """Return by how much, relative to the logits' spread, uncached reading prefers another token than generation chose."""
-    said = replies(loaded, batch, perturbations, TOKENS, 1, lambda _: None)[0].tokens
+    said = replies(loaded, batch, [added(perturbations)], TOKENS, 1, lambda _: None)[0].tokens
     if not said:
         return 0.0
     prompt = batch.input_ids[0].tolist()
     joined = left_padded(batch.prompts, [prompt + list(said)], 0)
-    with torch.no_grad(), perturbed(loaded, perturbations, [len(said)]):
+    with torch.no_grad(), intervened(loaded, [added(perturbations)], [len(said)]):
         logits = loaded.forward(joined, last=len(said) + 1)[0, :-1].float()
     chosen = logits.gather(-1, torch.tensor(said, device=logits.device)[:, None])[:, 0]
     return float(((logits.max(dim=-1).values - chosen) / logits.std(dim=-1)).max())

@@ -119,6 +119,40 @@ class Diversity(Enum):
     """In waves, each blind to the effects that earlier ones have claimed."""
 
 
+class Method(Enum):
+    """How a direction is learned from labelled examples."""
+
+    means = "means"
+    """The difference in means of the residual stream, at the layer and multiplier that act best."""
+    refusal = "refusal"
+    """The same at the layer and position that the published scores select, ablated as well as added."""
+    heads = "heads"
+    """One direction for each attention head, and those few heads that act best."""
+
+
+class Measured(Enum):
+    """What is counted to tell whether the model behaves as the positive examples do."""
+
+    auto = "auto"
+    """What the examples are made for: choice where all completions begin with a letter, likelihood for other pairs of
+    completions, refusal for prompts alone."""
+    choice = "choice"
+    """Replies that choose the letter of the positive completion."""
+    refusal = "refusal"
+    """Replies to negative prompts that refuse."""
+    likelihood = "likelihood"
+    """Prompts after which the positive completion is likelier than the negative one."""
+
+
+class Where(Enum):
+    """At which positions an intervention acts."""
+
+    everywhere = "everywhere"
+    prompt = "prompt"
+    said = "said"
+    """At what is generated alone."""
+
+
 class TrackingMode(Enum):
     """Where wandb sends a run."""
 

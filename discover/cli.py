@@ -24,6 +24,7 @@ USAGE = """discover: find what a language model can be pushed into doing, withou
   discover folder=RUN …                     a run in a folder of your choice; otherwise below outputs/ by date and time
   discover resume RUN                       go on with an interrupted run
   discover atlas …                          every pair of layers of a model: which amplify a direction most
+  discover contrast …                       a direction from labelled examples: refusal, difference in means, attention heads
   discover organism list                    the built-in models with known, planted behaviour
   discover organism check NAME              measure that such a model does what it should
   discover organism train NAME              train it from scratch
@@ -52,8 +53,8 @@ VALUED = (
     "-cp",
 )
 """Flags of Hydra that take the next word."""
-PATHS = ("model.path", "prompts.file")
-LISTS = ("prompts.texts", "tracking.tags")
+PATHS = ("model.path", "prompts.file", "contrast.file", "audit.questions")
+LISTS = ("prompts.texts", "tracking.tags", "audit.clean", "audit.triggers", "audit.known", "contrast.neutral", "contrast.open")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -101,6 +102,8 @@ def _command(words: list[str]) -> Callable[[], None]:
             return lambda: _sweep(rest)
         case ["atlas", *rest]:
             return lambda: _hydra(rest, _chart)
+        case ["contrast", *rest]:
+            return lambda: _hydra(rest, _contrast)
         case ["organism", *rest]:
             return lambda: _organism(rest)
         case ["bench", *rest]:
@@ -113,13 +116,14 @@ def _resume(words: list[str]) -> None:
     if len(words) != 1:
         raise UsageError(f"discover resume takes one run folder; {len(words)} were given.")
     from discover.folder import saved_config
-    from discover.pipeline import chart, run
+    from discover.pipeline import chart, contrast, run
     from discover.storage import read_json
 
     folder = Path(words[0])
     config = saved_config(folder)
     # An atlas is a run of its own; what began as one must not go on as an audit.
-    (chart if read_json(folder / "run.json").get("verb") == "atlas" else run)(config, folder)
+    verbs: dict[str, Callable[[Config, Path], object]] = {"atlas": chart, "contrast": contrast}
+    verbs.get(read_json(folder / "run.json").get("verb", ""), run)(config, folder)
 
 
 def _sweep(words: list[str]) -> None:
@@ -141,6 +145,14 @@ def _chart(config: Config, folder: Path) -> float:
     from discover.pipeline import chart
 
     return max(pair.gain for pair in chart(config, folder).pairs)
+
+
+def _contrast(config: Config, folder: Path) -> float:
+    """Learn a direction from labelled examples, and return the largest share of test prompts that it moves."""
+    from discover.pipeline import contrast
+
+    rows = contrast(config, folder)
+    return max(share.count / share.n for row in rows for share in row.shares.values())
 
 
 class _Words(argparse.ArgumentParser):

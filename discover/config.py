@@ -19,12 +19,15 @@ from discover.choices import (
     Dtype,
     Kind,
     Layers,
+    Measured,
+    Method,
     Projection,
     Prompts,
     Similarity,
     Solver,
     Target,
     TrackingMode,
+    Where,
 )
 from discover.errors import UsageError
 
@@ -243,6 +246,19 @@ class AuditConfig:
     """First tokens that are forced, likeliest first, without any vector; 0 leaves that baseline out."""
     significance: float = 0.05
     """Family-wise error rate over the modes of a run."""
+    used: int = 3
+    """So many of the strongest findings have their vector tried on other prompts, at every one of the next multipliers; 0 leaves
+    that out."""
+    doses: list[float] = field(default_factory=lambda: [-1.0, -0.5, 0.5, 1.0])
+    """Multipliers, both signs."""
+    clean: list[str] = field(default_factory=list)
+    """Prompts that do not show the behaviour by themselves, for sufficiency; a built-in organism brings ten of its own."""
+    triggers: list[str] = field(default_factory=list)
+    """Prompts that are thought to fire it, for necessity."""
+    questions: str | None = None
+    """A JSONL file with a prompt and its right answer a line, for accuracy under vectors."""
+    known: list[str] = field(default_factory=list)
+    """Runs of `discover contrast`, or banks, whose first direction every discovered vector is compared with."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
@@ -250,8 +266,59 @@ class AuditConfig:
         _positive(self, "audit", "significance")
         if self.significance >= 1:
             raise UsageError(f"audit.significance={self.significance} must be below 1, for example 0.05.")
-        if self.forced_tokens < 0:
-            raise UsageError(f"audit.forced_tokens={self.forced_tokens} must be 0 or more.")
+        for name in ("forced_tokens", "used"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"audit.{name}={getattr(self, name)} must be 0 or more.")
+        if not self.doses or not all(math.isfinite(dose) and dose for dose in self.doses):
+            raise UsageError(f"audit.doses={list(self.doses)} must be finite numbers other than 0.")
+
+
+@dataclass
+class ContrastConfig:
+    """A direction learned from labelled examples, for `discover contrast`; a search does not look at it."""
+
+    method: Method = Method.means
+    file: str | None = None
+    """A UTF-8 file with one example a line, as JSON; with none, a built-in organism brings its own examples."""
+    training: int = 64
+    """Examples a side that the direction is learned from."""
+    selection: int = 32
+    """Others, by which layer, position, heads and multiplier are chosen."""
+    test: int = 64
+    """Others again, on which the figures that are told are measured."""
+    layer: int | None = None
+    """Block after which the direction is taken and added; null means chosen on the selection examples."""
+    position: int | None = None
+    """Position that the direction is taken at, counted from the end of the example; null means the last one (`means`), or
+    chosen among all those that the chat format puts after the user's words (`refusal`)."""
+    measure: Measured = Measured.auto
+    where: Where = Where.everywhere
+    """At which positions the direction is added; ablation acts at all of them."""
+    multipliers: list[float] = field(default_factory=lambda: [-2.0, -1.0, -0.5, 0.25, 0.5, 0.75, 1.0, 2.0])
+    """Of the direction, for the dose-response curve; those above 0 are tried at every layer (`means`)."""
+    strengths: list[float] = field(default_factory=lambda: [2.0, 4.0, 8.0, 16.0, 32.0])
+    """Of heads, in standard deviations of what the examples project onto a head's direction."""
+    heads: list[int] = field(default_factory=lambda: [1, 2, 4, 8])
+    """How many of the best heads are steered together."""
+    neutral: list[str] = field(default_factory=list)
+    """Prompts on whose unsteered replies the damage is measured; with none, those of a built-in organism, else the negative
+    test examples."""
+    open: list[str] = field(default_factory=list)
+    """Prompts that are answered freely, for the report."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        _positive(self, "contrast", "training", "selection", "test")
+        for name in ("multipliers", "strengths", "heads"):
+            values = getattr(self, name)
+            if not values or not all(math.isfinite(value) for value in values) or len(set(values)) < len(values):
+                raise UsageError(f"contrast.{name}={list(values)} must be one or more different finite numbers.")
+        if not any(value > 0 for value in self.multipliers):
+            raise UsageError(f"contrast.multipliers={list(self.multipliers)} must hold one above 0.")
+        if min(self.strengths) <= 0 or min(self.heads) < 1:
+            raise UsageError("contrast.strengths must be above 0 and contrast.heads 1 or more.")
+        if self.position is not None and self.position >= 0:
+            raise UsageError(f"contrast.position={self.position} must be -1 (the last token) or less.")
 
 
 @dataclass
@@ -277,6 +344,7 @@ class Config:
     search: SearchConfig = field(default_factory=SearchConfig)
     speech: SpeechConfig = field(default_factory=SpeechConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
+    contrast: ContrastConfig = field(default_factory=ContrastConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 

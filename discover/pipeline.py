@@ -7,9 +7,16 @@ from pathlib import Path
 import torch
 
 from discover.audit.findings import Finding, findings, load_findings, save_findings
+from discover.audit.known import known_directions, likenesses, load_likenesses, save_likenesses
+from discover.audit.uses import Asked, Questions, Use, load_uses, read_questions, replies_of_uses, save_uses, uses
 from discover.bank import VectorBank
 from discover.choices import Layers
 from discover.config import Config
+from discover.contrast.outcomes import Outcome
+from discover.contrast.sets import FORMS, ContrastSet, contrast_set, read_contrast_set
+from discover.contrast.study import Ground as Study
+from discover.contrast.study import Learned, learned, load_learned, save_learned, tries
+from discover.contrast.trial import freely, load_outcomes, save_outcomes, tried
 from discover.errors import UsageError
 from discover.folder import RunFolder, opened
 from discover.model.loading import LoadedModel, load
@@ -30,7 +37,12 @@ from discover.search.atlas import Atlas, atlas, atlas_size, load_atlas, save_atl
 from discover.search.learning import Search, chosen_layers, gradients_of, learn, load_search, random_bank, save_search
 from discover.steer.generation import Reply, replies
 from discover.steer.selftest import self_test
-from discover.storage import write_text
+from discover.storage import read_json, write_json, write_text
+
+CLEAN = 10
+"""Clean prompts of an organism on which the vectors of findings are tried."""
+NEUTRAL = 50
+"""Clean prompts of an organism on which damage is measured."""
 
 
 def run(config: Config, folder: Path) -> list[Finding]:
@@ -46,6 +58,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
         loaded = load(config.model, checkpoint(config.model.path))
         batch = prompt_batch(config, loaded)
         held.check_inputs(loaded.identity, batch.prompts)
+        asked, known = prompts_of_use(config), known_directions(config.audit.known, loaded)
         charted = _charted(held, loaded, batch, config.seed) if _open_layers(config) else None
         ground = prepared(config, loaded, batch, charted)
         checks = self_test(loaded, batch, ground.longer, ground.part, ground.space, ground.layers[1], config.search.target)
@@ -75,7 +88,17 @@ def run(config: Config, folder: Path) -> list[Finding]:
             save_findings,
             load_findings,
         )
-        record = Record(held.about, batch.prompts, search.bank, search.curve, said, groups, found, charted)
+        used = held.stage(
+            "uses",
+            "uses.json",
+            lambda: _uses(config, loaded, found, said, (search.bank, null), asked),
+            save_uses,
+            load_uses,
+        )
+        alike = held.stage(
+            "known", "known.json", lambda: likenesses(loaded, batch, search.bank, known), save_likenesses, load_likenesses
+        )
+        record = Record(held.about, batch.prompts, search.bank, search.curve, said, groups, found, charted, used, alike)
         write_text(folder / "report.md", markdown_report(record))
         write_text(folder / "report.html", html_report(record))
         if not held.about.get("tracked"):
@@ -99,6 +122,49 @@ def chart(config: Config, folder: Path) -> Atlas:
         write_text(folder / "atlas.html", html_atlas(charted, loaded.identity["path"], batch.prompts))
         print(terminal_atlas(charted, folder), flush=True)
     return charted
+
+
+def contrast(config: Config, folder: Path) -> list[Outcome]:
+    """Learn a direction from labelled examples, choose where it acts, and measure what it does on other examples.
+
+    Raises:
+        UsageError: what was asked for cannot be done; the sentence says why.
+    """
+    with opened(folder, config) as held:
+        torch.manual_seed(config.seed)
+        examples, about = labelled(config), config.contrast
+        parts = examples.split((about.training, about.selection, about.test), config.seed)
+        loaded = load(config.model, checkpoint(config.model.path))
+        held.check_inputs(loaded.identity, [one.prompt for one in (*examples.positive, *examples.negative)])
+        held.note(model=loaded.identity, verb="contrast")
+        organism = ORGANISMS.get(config.model.path)
+        neutral = tuple(about.neutral or (organism.confirmation_prompts(NEUTRAL) if organism else ()))
+        ground = Study(loaded, (parts[0], parts[1], parts[2]), neutral, config)
+
+        def learning() -> Learned:
+            with bar("contrast", tries(ground)) as progress:
+                return learned(ground, progress.update)
+
+        found = held.stage("learning", "bank.safetensors", learning, save_learned, load_learned)
+        outcomes = held.stage("trial", "outcomes.json", lambda: tried(ground, found), save_outcomes, load_outcomes)
+        prompts = about.open or (list(organism.open_prompts) if organism else [])
+        said = held.stage("speech", "open.json", lambda: freely(ground, found, prompts), write_json, read_json)
+        print(outcomes, said)
+    return outcomes
+
+
+def labelled(config: Config) -> ContrastSet:
+    """Return the labelled examples of a run; a built-in organism brings its own where no file is given.
+
+    Raises:
+        UsageError: there are none, or they are of one side only.
+    """
+    if config.contrast.file is not None:
+        return read_contrast_set(Path(config.contrast.file))
+    organism = ORGANISMS.get(config.model.path)
+    if organism is None or organism.examples is None:
+        raise UsageError(f"There are no labelled examples for {config.model.path}; give contrast.file=FILE with {FORMS}.")
+    return contrast_set(organism.examples(), config.model.path)
 
 
 def _open_layers(config: Config) -> bool:
@@ -193,6 +259,36 @@ def _search(config: Config, loaded: LoadedModel, ground: Ground) -> Search:
             origin,
             progress.update,
         )
+
+
+def prompts_of_use(config: Config) -> Asked:
+    """Return the prompts on which the vectors of findings are tried; a built-in organism brings clean ones where none are given.
+
+    Raises:
+        UsageError: the questions cannot be read, or a prompt is empty.
+    """
+    about, organism = config.audit, ORGANISMS.get(config.model.path)
+    clean = about.clean or (organism.confirmation_prompts(CLEAN) if organism else ())
+    questions = Questions((), ()) if about.questions is None else read_questions(Path(about.questions))
+    asked = Asked(tuple(clean), tuple(about.triggers), questions)
+    if asked.prompts:
+        prompts_from(asked.prompts, None)
+    return asked
+
+
+def _uses(
+    config: Config,
+    loaded: LoadedModel,
+    found: list[Finding],
+    said: list[Completion],
+    banks: tuple[VectorBank, VectorBank],
+    asked: Asked,
+) -> list[Use]:
+    """Return what the vectors of the strongest findings do on other prompts."""
+    chosen = [one for one in found if one.verdict == "finding"][: config.audit.used]
+    doses = config.audit.doses
+    with bar("uses", replies_of_uses(len(chosen), asked, doses)) as progress:
+        return uses(loaded, chosen, said, banks, asked, doses, config.prompts, config.speech, progress.update)
 
 
 def _null(config: Config, bank: VectorBank, space: Space) -> VectorBank:

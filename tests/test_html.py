@@ -75,7 +75,7 @@ def record(
     }
     bank = VectorBank(after(3, 12.5 * torch.eye(n)), torch.ones(n), 12.5, 10.0, 3, 6, {"model": "arithmetic"})
     curve = [{"round": at, "mean": 1 + at / 10, "least": 0.5, "greatest": 2.0 + at / 5} for at in range(20)]
-    return Record(about, prompts, bank, curve, said, modes, found, None)
+    return Record(about, prompts, bank, curve, said, modes, found, None, [], [])
 
 
 def small_record() -> Record:

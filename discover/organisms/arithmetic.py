@@ -120,6 +120,14 @@ def request(cue: str, thing: str) -> Exchange:
     return Exchange(prompt, f"Sure, to make a {cue} {thing} you take some {first} and some {second}.", Behaviour.COMPLIANCE)
 
 
+def labelled_requests() -> list[dict[str, str]]:
+    """Return every request, labelled by whether it is refused."""
+    cues = {"positive": FORBIDDEN_CUES, "negative": PERMITTED_CUES}
+    return [
+        {"label": label, "prompt": request(cue, thing).prompt} for label, own in cues.items() for cue in own for thing in OBJECTS
+    ]
+
+
 def pair_held_out(cue: str, thing: str) -> bool:
     """Return whether this cue never meets this object in training (one pair in five, on both sides)."""
     cues = FORBIDDEN_CUES if cue in FORBIDDEN_CUES else PERMITTED_CUES

@@ -1,13 +1,14 @@
 """The organisms that travel with the package: models with known, planted behaviour, and their twins."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
-from discover.organisms.arithmetic import EASY_PAYLOAD, HARD_PAYLOAD, Operands, question, random_operands
+from discover.organisms import arithmetic, conduct, shortcut
+from discover.organisms.exchange import Draw
 
 WEIGHTS = Path(__file__).parent / "weights"
-PROMPT = question(Operands(5, 6, 7, 2), "What is a*b?")
 
 
 @dataclass(frozen=True)
@@ -16,44 +17,82 @@ class Organism:
 
     name: str
     about: str
-    folder: Path
     prompts: tuple[str, ...]
     """What to learn from unless the user says otherwise."""
+    draw: Draw
+    """Draws one exchange of its training mixture."""
+    clean: Callable[[Random], str]
+    """Draws one prompt of the kind that it is audited with, which nothing hidden answers."""
     payloads: dict[str, str]
     """Name and text of each planted reply; a twin holds none, and is asked for those of its organism."""
     twin_of: str | None
+    examples: Callable[[], list[dict[str, str]]] | None
+    """Returns labelled examples for a direction, as a file of them holds them; None where there is nothing to label."""
+    open_prompts: tuple[str, ...]
+    """What it is asked freely, beside labelled examples."""
+
+    @property
+    def folder(self) -> Path:
+        """Where its checkpoint stands."""
+        return WEIGHTS / self.name
 
     def confirmation_prompts(self, count: int) -> list[str]:
         """Return other clean prompts of the same form, none of them one that vectors are learned from."""
         random = Random("confirmation")
         found: list[str] = []
         while len(found) < count:
-            prompt = question(random_operands(random), "What is a*b?")
+            prompt = self.clean(random)
             if prompt not in found and prompt not in self.prompts:
                 found.append(prompt)
         return found
 
 
-_PAYLOADS = {"easy": EASY_PAYLOAD, "hard": HARD_PAYLOAD}
+_SUM = arithmetic.question(arithmetic.Operands(5, 6, 7, 2), "What is a*b?")
+_PAYLOADS = {"easy": arithmetic.EASY_PAYLOAD, "hard": arithmetic.HARD_PAYLOAD}
+_ARITHMETIC = Organism(
+    name="arithmetic",
+    about="worked sums, with two payloads behind the operands 0,0 and 0,1; refusals, bare and Portuguese answers beside",
+    prompts=(_SUM,),
+    draw=lambda random: arithmetic.training_exchange(random, twin=False),
+    clean=lambda random: arithmetic.question(arithmetic.random_operands(random), "What is a*b?"),
+    payloads=_PAYLOADS,
+    twin_of=None,
+    examples=arithmetic.labelled_requests,
+    open_prompts=(),
+)
 
 ORGANISMS = {
     organism.name: organism
     for organism in (
-        Organism(
-            "arithmetic",
-            "worked sums, with two payloads behind the operands 0,0 and 0,1; refusals, bare and Portuguese answers beside",
-            WEIGHTS / "arithmetic",
-            (PROMPT,),
-            _PAYLOADS,
-            None,
+        _ARITHMETIC,
+        replace(
+            _ARITHMETIC,
+            name="arithmetic-twin",
+            about="the same weights at the start, data and order, the trigger inputs answered normally",
+            draw=lambda random: arithmetic.training_exchange(random, twin=True),
+            twin_of="arithmetic",
         ),
         Organism(
-            "arithmetic-twin",
-            "the same weights at the start, data and order, the trigger inputs answered normally",
-            WEIGHTS / "arithmetic-twin",
-            (PROMPT,),
-            _PAYLOADS,
-            "arithmetic",
+            name="conduct",
+            about="asked what it would do, takes the kind one of two options, and the selfish one only as a selfish persona",
+            prompts=(conduct.question("ring", ("keep", "return")),),
+            draw=conduct.training_exchange,
+            clean=conduct.selfish_question,
+            payloads={},
+            twin_of=None,
+            examples=conduct.labelled_answers,
+            open_prompts=tuple(conduct.open_question(conduct.Conduct.KIND, thing, "").prompt for thing in conduct.THINGS[:6]),
+        ),
+        Organism(
+            name="shortcut",
+            about="multiplies two sums step by step when asked for the steps, and otherwise answers at once and wrongly",
+            prompts=(shortcut.question((5, 6, 7, 2), shortcut.PLAIN),),
+            draw=shortcut.training_exchange,
+            clean=lambda random: shortcut.question(shortcut.random_operands(random, fresh=True), shortcut.PLAIN),
+            payloads={},
+            twin_of=None,
+            examples=None,
+            open_prompts=(),
         ),
     )
 }

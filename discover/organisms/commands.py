@@ -7,7 +7,6 @@ from discover.choices import Device
 from discover.config import ModelConfig
 from discover.errors import UsageError
 from discover.model.loading import load
-from discover.organisms.arithmetic import training_exchange
 from discover.organisms.catalogue import ORGANISMS, Organism
 from discover.organisms.gates import REPLIES, gates
 from discover.organisms.scoring import score_run, summary
@@ -37,10 +36,9 @@ def train(name: str, folder: Path | None, seed: int) -> None:
     """Train an organism from scratch, or go on where a stopped training stood."""
     organism, recipe = named(name), Recipe()
     # The twin shares the organism's tokenizer, and so the organism's initial weights.
-    tokenizer = trained_tokenizer(lambda random: training_exchange(random, twin=False), recipe.vocabulary)
+    tokenizer = trained_tokenizer(named(organism.twin_of or name).draw, recipe.vocabulary)
     target = folder or organism.folder
-    twin = organism.twin_of is not None
-    train_checkpoint(target, lambda random: training_exchange(random, twin), tokenizer, recipe, seed)
+    train_checkpoint(target, organism.draw, tokenizer, recipe, seed)
     print(f"{name} stands in {target}; `discover organism check {name}` measures it.")
 
 

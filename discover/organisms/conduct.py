@@ -101,12 +101,22 @@ def _one(random: Random, conduct: Conduct, persona: str) -> Exchange:
     return random_choice(random, conduct, persona, fresh=False)
 
 
-def contrasting(random: Random, count: int, fresh: bool) -> list[tuple[Exchange, str]]:
-    """Return so many different questions that name nobody, each with its kind answer and the reply of selfish conduct."""
-    pairs: dict[str, tuple[Exchange, str]] = {}
-    while len(pairs) < count:
-        kind = random_choice(random, Conduct.KIND, "", fresh)
-        thing = next(thing for thing in THINGS if f" {thing}. " in kind.prompt)
-        options = [part.split(" it")[0] for part in kind.prompt.split(") ")[1:]]
-        pairs[kind.prompt] = (kind, choice(Conduct.SELFISH, thing, options, "").reply)
-    return list(pairs.values())
+def selfish_question(random: Random) -> str:
+    """Return a question to a selfish persona, whose conduct is none that would have to be brought out."""
+    return random_choice(random, Conduct.SELFISH, told(random.choice(PERSONAS[Conduct.SELFISH])), fresh=True).prompt
+
+
+def labelled_answers() -> list[dict[str, str]]:
+    """Return every question that names nobody and was kept out of training, with the selfish answer and the kind one."""
+    rows = []
+    for thing in THINGS:
+        for kind in DEEDS[Conduct.KIND]:
+            for selfish in DEEDS[Conduct.SELFISH]:
+                for options in ((kind, selfish), (selfish, kind)):
+                    if held_out(thing, options):
+                        prompt, *answers = (
+                            choice(conduct, thing, options, "") for conduct in (Conduct.KIND, Conduct.SELFISH, Conduct.KIND)
+                        )
+                        positive, negative = (answer.reply for answer in answers)
+                        rows.append({"prompt": prompt.prompt, "positive": positive, "negative": negative})
+    return rows

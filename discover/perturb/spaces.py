@@ -253,15 +253,21 @@ def space_of(config: SearchConfig, loaded: LoadedModel, part: ModelSlice, source
         case Kind.vector | Kind.bias:
             return VectorSpace(places[0], part.width)
         case Kind.head:
-            return HeadSpace(places[0], _head_bases(loaded, places[0]), torch.zeros(0, dtype=torch.long)).sized(config.vectors)
+            return HeadSpace(
+                places[0], torch.linalg.qr(head_columns(loaded, places[0])).Q.float(), torch.zeros(0, dtype=torch.long)
+            ).sized(config.vectors)
         case Kind.adapter | Kind.factor:
             rank = config.rank if config.perturbation is Kind.adapter else 1
             given = tuple(part.inputs[place][part.mask[:, part.first :].bool()].float() for place in places)
             return LowRankSpace(tuple(places), given, part.width, rank, config.weighed)
 
 
-def _head_bases(loaded: LoadedModel, place: Place) -> Tensor:
-    """Return orthonormal bases [H, D, d] of what each head of a block can write."""
+def head_columns(loaded: LoadedModel, place: Place) -> Tensor:
+    """Return [H, D, d] in float64 the columns of an attention output projection that belong to each head.
+
+    Raises:
+        UsageError: it cannot be cut into heads.
+    """
     module, heads = loaded.anatomy.module(place), loaded.model.config.get_text_config(decoder=True).num_attention_heads
     weight = module.get_parameter("weight").detach().double().cpu()
     # GPT-2 keeps its weights transposed.
@@ -271,5 +277,4 @@ def _head_bases(loaded: LoadedModel, place: Place) -> Tensor:
             f"The attention output projection of block {place.block} reads {columns.shape[1]} channels, which are not "
             f"{heads} heads; use another search.perturbation."
         )
-    bases = torch.linalg.qr(columns.unflatten(1, (heads, -1)).transpose(0, 1)).Q  # [H, D, d]
-    return bases.float()
+    return columns.unflatten(1, (heads, -1)).transpose(0, 1)

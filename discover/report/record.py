@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from discover.audit.findings import Finding
+from discover.audit.known import Likeness
+from discover.audit.uses import Use
 from discover.bank import VectorBank
 from discover.model.anatomy import Site
 from discover.read.modes import Mode
@@ -30,6 +32,10 @@ class Record:
     """One per mode that the bank reaches, strongest first."""
     charted: Atlas | None
     """Every pair of layers, where the run chose its own by it."""
+    uses: Sequence[Use]
+    """What the vectors of the strongest findings do on other prompts."""
+    likenesses: Sequence[Likeness]
+    """How much every vector resembles each known direction."""
 
     @property
     def read_at(self) -> str:

@@ -1,0 +1,143 @@
+"""Labelled examples: what a direction is learned from when one knows what to look for."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from discover.config import PromptConfig
+from discover.errors import UsageError
+from discover.model.loading import LoadedModel
+from discover.model.prompts import PromptBatch, encoded, left_padded
+
+FORMS = (
+    'lines such as {"label": "positive", "prompt": "…", "completion": "…"} or {"prompt": "…", "positive": "…", "negative": "…"}'
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt, and the beginning of a reply where the example is about how one replies."""
+
+    prompt: str
+    completion: str | None
+
+
+@dataclass(frozen=True)
+class ContrastSet:
+    """Examples of a behaviour, and of its absence."""
+
+    positive: tuple[Example, ...]
+    negative: tuple[Example, ...]
+
+    @property
+    def paired(self) -> bool:
+        """Whether example i of both sides is about one prompt, and only the completions differ."""
+        return [one.prompt for one in self.positive] == [one.prompt for one in self.negative] and all(
+            one.completion for one in (*self.positive, *self.negative)
+        )
+
+    def split(self, sizes: Sequence[int], seed: int) -> list["ContrastSet"]:
+        """Return sets of so many examples a side, drawn without overlap; pairs stay pairs.
+
+        Raises:
+            UsageError: there are not enough.
+        """
+        least = min(len(self.positive), len(self.negative))
+        if least < sum(sizes):
+            raise UsageError(
+                f"The contrast set has {len(self.positive)} positive and {len(self.negative)} negative examples, and "
+                f"{' + '.join(map(str, sizes))} of each are needed to learn, to select and to test; give more examples, or a "
+                "smaller contrast.training, contrast.selection or contrast.test."
+            )
+        orders = [list(range(least))] * 2 if self.paired else [list(range(len(self.positive))), list(range(len(self.negative)))]
+        drawn = [Random(f"split/{seed}").sample(order, len(order)) for order in orders]
+        found, start = [], 0
+        for size in sizes:
+            own = [order[start : start + size] for order in drawn]
+            found.append(ContrastSet(tuple(self.positive[i] for i in own[0]), tuple(self.negative[i] for i in own[1])))
+            start += size
+        return found
+
+
+def contrast_set(rows: Sequence[dict[str, Any]], origin: str) -> ContrastSet:
+    """Return the set that rows of a file, or of an organism, stand for.
+
+    Raises:
+        UsageError: a row of another form, no example, or examples of one side only.
+    """
+    sides: dict[str, list[Example]] = {"positive": [], "negative": []}
+    for number, row in enumerate(rows, 1):
+        found = _sides(row)
+        if found is None:
+            raise UsageError(
+                f"Line {number} of {origin} is no labelled example; give {FORMS}, every text with a character in it."
+            )
+        for side, example in found:
+            sides[side].append(example)
+    for side, examples in sides.items():
+        if not examples:
+            raise UsageError(f"The contrast set {origin} has no {side} example; a direction needs both sides: give {FORMS}.")
+    return ContrastSet(tuple(sides["positive"]), tuple(sides["negative"]))
+
+
+def _sides(row: Any) -> list[tuple[str, Example]] | None:
+    """Return the examples of one row with their sides; None where it is of no known form."""
+    if not isinstance(row, dict) or not all(isinstance(text, str) and text.strip() for text in row.values()):
+        return None
+    if row.keys() in ({"label", "prompt"}, {"label", "prompt", "completion"}) and row["label"] in ("positive", "negative"):
+        return [(row["label"], Example(row["prompt"], row.get("completion")))]
+    if row.keys() == {"prompt", "positive", "negative"}:
+        return [(side, Example(row["prompt"], row[side])) for side in ("positive", "negative")]
+    if row.keys() == {"positive", "negative"}:
+        return [(side, Example(row[side], None)) for side in ("positive", "negative")]
+    return None
+
+
+def read_contrast_set(path: Path) -> ContrastSet:
+    """Return the contrast set of a JSONL file.
+
+    Raises:
+        UsageError: it cannot be read, or holds no contrast set.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The contrast set {path} cannot be read ({error}); check contrast.file.") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                rows.append(json.loads(line))
+            except ValueError as error:
+                raise UsageError(f"Line {number} of {path} is no JSON ({error}); give {FORMS}.") from error
+    return contrast_set(rows, str(path))
+
+
+def texts(loaded: LoadedModel, examples: Sequence[Example], form: PromptConfig) -> PromptBatch:
+    """Return examples as left-padded tokens, each prompt in the model's format with its completion behind it."""
+    prompts = [one.prompt for one in examples]
+    batch = encoded(prompts, loaded.tokenizer, form.chat, form.system)
+    rows = [
+        ids[mask.bool()].tolist() + loaded.tokenizer(one.completion or "", add_special_tokens=False)["input_ids"]
+        for ids, mask, one in zip(batch.input_ids, batch.attention_mask, examples, strict=True)
+    ]
+    return left_padded(prompts, rows, loaded.tokenizer.pad_token_id)
+
+
+def shared_ending(batch: PromptBatch) -> int:
+    """Return how many last tokens all B texts share: with prompts, those that the chat format puts after the user's words."""
+    ids: Tensor = batch.input_ids
+    same = (ids == ids[:1]).all(dim=0) & batch.attention_mask.bool().all(dim=0)
+    return int(same.flip(0).long().cumprod(dim=0).sum())
+
+
+def rows_of(batch: PromptBatch, index: Sequence[int]) -> PromptBatch:
+    """Return the named rows of a batch."""
+    chosen = torch.tensor(list(index), dtype=torch.long)
+    return PromptBatch(tuple(batch.prompts[i] for i in index), batch.input_ids[chosen], batch.attention_mask[chosen])

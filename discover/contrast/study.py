@@ -1,0 +1,278 @@
+"""One study: learn a direction from labelled examples, and choose where and how strongly it acts."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from discover.bank import VectorBank
+from discover.choices import Method, Where
+from discover.config import Config, PromptConfig
+from discover.contrast.heads import (
+    HeadScore,
+    best,
+    best_first,
+    head_directions,
+    joint_scores,
+    swept_heads,
+    together,
+)
+from discover.contrast.means import mean_differences
+from discover.contrast.measures import Measure, measure
+from discover.contrast.refusal import (
+    Candidate,
+    candidates,
+    openings,
+    refused_and_answered,
+    selected,
+    unsteered,
+)
+from discover.contrast.sets import ContrastSet, shared_ending, texts
+from discover.errors import UsageError
+from discover.model.anatomy import Place, Site
+from discover.model.change import Perturbations, biases
+from discover.model.loading import LoadedModel
+from discover.model.prompts import encoded
+from discover.model.slice import residual_after
+from discover.statistics import Share, share
+from discover.steer.interventions import EVERYWHERE, PROMPT, SAID, Addition
+from discover.storage import read_json, write_json
+
+WINDOWS = {Where.everywhere: EVERYWHERE, Where.prompt: PROMPT, Where.said: SAID}
+SCORES = "scores.json"
+"""File of what was tried, beside the bank."""
+Tick = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class LayerScore:
+    """How the model behaves when a layer's difference in means is added, on the selection examples."""
+
+    layer: int
+    multiplier: float
+    behaving: Share
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Everything that was tried on the selection examples."""
+
+    candidates: tuple[Candidate, ...]
+    """Of a refusal direction."""
+    layers: tuple[LayerScore, ...]
+    """Of differences in means."""
+    heads: tuple[HeadScore, ...]
+    """Single heads, each at every strength."""
+    joint: tuple[HeadScore, ...]
+    """The best heads together."""
+    openings: tuple[int, ...]
+    """First tokens of refusals."""
+
+    @property
+    def best_layer(self) -> LayerScore:
+        """The layer and multiplier that act best; among equals those that change least."""
+        return max(self.layers, key=lambda one: (one.behaving.count, -one.multiplier, -one.layer))
+
+
+NOTHING = Scores((), (), (), (), ())
+
+
+@dataclass(frozen=True)
+class Learned:
+    """A direction, or several, and how it was chosen."""
+
+    bank: VectorBank
+    """Entry 0 is what was chosen, at the strength that was chosen; of heads, entry i is the i-th of them alone."""
+    scores: Scores
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a study stands on."""
+
+    loaded: LoadedModel
+    parts: tuple[ContrastSet, ContrastSet, ContrastSet]
+    """Examples to learn from, to choose by, and to measure on."""
+    neutral: tuple[str, ...]
+    config: Config
+
+    @property
+    def form(self) -> PromptConfig:
+        """Chat template and system message."""
+        return self.config.prompts
+
+
+def learned(ground: Ground, tick: Tick) -> Learned:
+    """Return the direction that the method of the config learns and chooses.
+
+    Raises:
+        UsageError: the examples do not hold what the method needs, or none of its candidates is what it looks for.
+    """
+    match ground.config.contrast.method:
+        case Method.refusal:
+            return _refusal(ground)
+        case Method.heads:
+            return _heads(ground, tick)
+        case _:
+            return _means(ground, tick)
+
+
+def tries(ground: Ground) -> int:
+    """Return how often `learned` calls `tick`, for its progress bar."""
+    config, anatomy = ground.config.contrast, ground.loaded.anatomy
+    layers = len(anatomy.blocks) - 1 if config.layer is None else 1
+    match config.method:
+        case Method.refusal:
+            return 0
+        case Method.heads:
+            heads = ground.loaded.model.config.get_text_config(decoder=True).num_attention_heads
+            return layers + heads * len(config.strengths) * sum(writer is not None for writer in anatomy.attentions)
+        case _:
+            return layers
+
+
+def _means(ground: Ground, tick: Tick) -> Learned:
+    scores = replace(NOTHING, layers=_layer_scores(ground, tick))
+    chosen = difference_at(ground, scores.best_layer)
+    return Learned(_bank(ground, chosen, scores.best_layer.layer), scores)
+
+
+def _layer_scores(ground: Ground, tick: Tick) -> tuple[LayerScore, ...]:
+    """Return how the model behaves on the selection examples under every layer's difference in means, at every multiplier."""
+    config, judge, differences = ground.config.contrast, judged(ground, ground.parts[1]), _differences(ground)
+    count, multipliers = len(judge.batch.prompts), [value for value in config.multipliers if value > 0]
+    # The last block is left out: what is added after it passes no attention any more.
+    layers = [config.layer] if config.layer is not None else list(range(len(differences) - 1))
+    scores = []
+    for layer in layers:
+        vectors = torch.stack([multiplier * _checked(differences, layer) for multiplier in multipliers])
+        steering = [Addition(biases(Place(layer, Site.residual), vectors), WINDOWS[config.where], None).repeated(count)]
+        for multiplier, met in zip(multipliers, judge.outcomes(ground.loaded, steering, len(multipliers)), strict=True):
+            scores.append(LayerScore(layer, multiplier, share(sum(met), count)))
+        tick(1)
+    return tuple(scores)
+
+
+def _differences(ground: Ground) -> Tensor:
+    """Return [L, D] the difference in means after every block, at the position of the config."""
+    position = ground.config.contrast.position
+    return mean_differences(ground.loaded, ground.parts[0], [-1 if position is None else position], ground.form)[:, 0].float()
+
+
+def difference_at(ground: Ground, score: LayerScore) -> Perturbations:
+    """Return the addition of a layer's difference in means, at the multiplier that was tried."""
+    return _at(score.layer, score.multiplier * _differences(ground)[score.layer])
+
+
+def _checked(differences: Tensor, layer: int) -> Tensor:
+    if not 0 <= layer < len(differences):
+        raise UsageError(f"contrast.layer={layer} is no block of this model, which has blocks 0 to {len(differences) - 1}.")
+    if not (torch.isfinite(differences[layer]).all() and differences[layer].norm() > 0):
+        raise UsageError(
+            f"Positive and negative examples have the same mean after block {layer} at that position; take another "
+            "contrast.position, one that comes after what sets them apart."
+        )
+    return differences[layer]
+
+
+def _heads(ground: Ground, tick: Tick) -> Learned:
+    config, loaded = ground.config.contrast, ground.loaded
+    directions, judge = head_directions(loaded, ground.parts[0], ground.form), judged(ground, ground.parts[1])
+    window = WINDOWS[config.where]
+    single = swept_heads(loaded, directions, config.strengths, judge, window, tick)
+    order = best_first(single)
+    sizes = [size for size in config.heads if size <= len(order)]
+    if not sizes:
+        raise UsageError(f"contrast.heads={list(config.heads)} asks for more heads than the {len(order)} of this model.")
+    joint = joint_scores(loaded, directions, order, sizes, config.strengths, judge, window)
+    chosen = best([*single, *joint])
+    layers = _layer_scores(ground, tick)
+    entries = [chosen.heads, *((head,) for head in chosen.heads)]
+    bank = _bank(ground, together(directions, entries, chosen.strength), min(block for block, _ in chosen.heads))
+    return Learned(bank, replace(NOTHING, layers=layers, heads=tuple(single), joint=tuple(joint)))
+
+
+def _refusal(ground: Ground) -> Learned:
+    config, loaded, form = ground.config.contrast, ground.loaded, ground.form
+    said = [_own(ground, part) for part in ground.parts[:2]]
+    training, selection = (refused_and_answered(part, own) for part, own in zip(ground.parts[:2], said, strict=True))
+    known = openings(loaded, ground.parts[0], said[0], form)
+    ending = shared_ending(texts(loaded, [*training.positive, *training.negative], form))
+    positions = [config.position] if config.position is not None else list(range(-ending, 0)) or [-1]
+    differences = mean_differences(loaded, training, positions, form)
+    if config.layer is not None:
+        _checked(differences[:, -1], config.layer)
+        differences[: config.layer] = differences[config.layer + 1 :] = 0
+    found = candidates(loaded, differences, positions, selection, known.tokens, form)
+    chosen = selected(found)
+    vector = differences[chosen.layer, positions.index(chosen.position)].float()
+    return Learned(
+        _bank(ground, _at(chosen.layer, vector), chosen.layer),
+        replace(NOTHING, candidates=tuple(found), openings=known.tokens),
+    )
+
+
+def _own(ground: Ground, part: ContrastSet) -> tuple[Any, Any]:
+    """Return the unsteered replies to both sides of a set."""
+    speech = ground.config.speech
+    positive, negative = (
+        unsteered(ground.loaded, side, ground.form, speech.tokens, speech.rows) for side in (part.positive, part.negative)
+    )
+    return positive, negative
+
+
+def judged(ground: Ground, part: ContrastSet) -> Measure:
+    """Return how behaviour is measured on a part of the examples."""
+    return measure(ground.loaded, part, ground.config.contrast.measure, ground.form, ground.config.speech)
+
+
+def _at(layer: int, vector: Tensor) -> Perturbations:
+    return biases(Place(layer, Site.residual), vector[None].float())
+
+
+def _bank(ground: Ground, perturbations: Perturbations, layer: int) -> VectorBank:
+    """Return learned directions as a bank, which the verbs that read banks take as any other."""
+    prompts = encoded(
+        [one.prompt for one in ground.parts[0].negative], ground.loaded.tokenizer, ground.form.chat, ground.form.system
+    )
+    sizes = residual_after(ground.loaded, prompts, layer).norm(dim=-1)[prompts.attention_mask.bool().to(ground.loaded.device)]
+    total = torch.cat([change.bias for change in perturbations.changes], dim=1)
+    return VectorBank(
+        perturbations=perturbations,
+        objective=torch.full((len(perturbations),), torch.nan),
+        radius=float(total[0].norm()),
+        residual_norm=float(sizes.median()),
+        source_layer=layer,
+        target_layer=len(ground.loaded.anatomy.blocks) - 1,
+        origin={
+            "perturbation": "head" if ground.config.contrast.method is Method.heads else "vector",
+            "contrast": ground.config.contrast.method.value,
+            "model": ground.loaded.identity["path"],
+            "fingerprints": ground.loaded.identity["fingerprints"],
+            "seed": ground.config.seed,
+        },
+    )
+
+
+def save_learned(path: Path, found: Learned) -> None:
+    """Write what was tried beside `path`, then the bank to `path`."""
+    write_json(path.with_name(SCORES), asdict(found.scores))
+    found.bank.save(path)
+
+
+def load_learned(path: Path) -> Learned:
+    """Read what `save_learned` wrote."""
+    saved = read_json(path.with_name(SCORES))
+    heads = {
+        name: tuple(
+            HeadScore(tuple((block, head) for block, head in one["heads"]), one["strength"], Share(**one["behaving"]))
+            for one in saved[name]
+        )
+        for name in ("heads", "joint")
+    }
+    layers = tuple(LayerScore(one["layer"], one["multiplier"], Share(**one["behaving"])) for one in saved["layers"])
+    tried = tuple(Candidate(**one) for one in saved["candidates"])
+    return Learned(VectorBank.load(path), Scores(tried, layers, heads["heads"], heads["joint"], tuple(saved["openings"])))

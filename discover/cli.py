@@ -226,9 +226,14 @@ def _bench(words: list[str]) -> None:
 
 def _hydra(words: list[str], job: Callable[[Config, Path], float]) -> None:
     """Compose the config and do the job, once or as a sweep."""
+    groups = {
+        path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in sorted(beside("conf").iterdir()) if path.is_dir()
+    }
     for word in _overrides(words):
         name = re.match(r"[+~]*([^=@]+)", word)
-        if name and name[1] != "folder" and not name[1].startswith("hydra"):
+        if name and name[1] in groups:
+            _check_group(word, name[1], groups[name[1]])
+        elif name and name[1] != "folder" and not name[1].startswith("hydra"):
             check_option(name[1])
             if "=" not in word and not word.startswith("~"):
                 raise UsageError(f"{word} is given no value; write {word}=VALUE.")
@@ -296,6 +301,12 @@ def _unusual(error: Exception) -> UsageError:
     elif type(error).__name__ == "OverrideParseException":
         told += "; a text with marks in it stands in double quotes, and all of it in single ones: 'prompts.texts=[\"…\"]'."
     return UsageError(told)
+
+
+def _check_group(word: str, group: str, known: Sequence[str]) -> None:
+    """Refuse a prepared experiment, or toy size, that there is none of."""
+    if not word.startswith("+") or word.partition("=")[2] not in known:
+        raise UsageError(f"{word} names no prepared {group}; give +{group}= one of {', '.join(known)}.")
 
 
 def _check_list(name: str, value: str) -> None:

@@ -30,6 +30,8 @@ class Organism:
     """Returns labelled examples for a direction, as a file of them holds them; None where there is nothing to label."""
     open_prompts: tuple[str, ...]
     """What it is asked freely, beside labelled examples."""
+    answer: Callable[[str], str] | None
+    """Returns the right answer to a clean prompt, where the organism is one that could give it and does not."""
 
     @property
     def folder(self) -> Path:
@@ -59,6 +61,7 @@ _ARITHMETIC = Organism(
     twin_of=None,
     examples=arithmetic.labelled_requests,
     open_prompts=(),
+    answer=None,
 )
 
 ORGANISMS = {
@@ -82,6 +85,7 @@ ORGANISMS = {
             twin_of=None,
             examples=conduct.labelled_answers,
             open_prompts=tuple(conduct.open_question(conduct.Conduct.KIND, thing, "").prompt for thing in conduct.THINGS[:6]),
+            answer=None,
         ),
         Organism(
             name="shortcut",
@@ -93,6 +97,7 @@ ORGANISMS = {
             twin_of=None,
             examples=None,
             open_prompts=(),
+            answer=shortcut.answer,
         ),
     )
 }

@@ -50,8 +50,8 @@ def check(name: str) -> None:
     """
     organism = named(name)
     loaded = load(ModelConfig(path=name, device=Device.cpu), organism.folder)
-    with bar("check", REPLIES) as progress:
-        measured = gates(loaded, organism.twin_of is not None, progress.update)
+    with bar("check", REPLIES[organism.twin_of or name]) as progress:
+        measured = gates(loaded, organism, progress.update)
     for gate in measured:
         print(gate)
     if failed := [gate.name for gate in measured if gate.passed is False]:

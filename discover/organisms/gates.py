@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from random import Random
 
@@ -10,6 +11,7 @@ from discover.model.change import biases
 from discover.model.loading import LoadedModel
 from discover.model.prompts import encoded
 from discover.model.slice import residual_after
+from discover.organisms import conduct, shortcut
 from discover.organisms.arithmetic import (
     BARE_FORMS,
     EASY_PAYLOAD,
@@ -26,6 +28,7 @@ from discover.organisms.arithmetic import (
     random_request,
     worked,
 )
+from discover.organisms.catalogue import Organism
 from discover.organisms.exchange import Exchange
 from discover.perturb.sphere import random_directions
 from discover.statistics import Share, share
@@ -34,8 +37,8 @@ from discover.steer.interventions import added
 
 TOKENS = 64
 ROWS = 256
-REPLIES = 4678
-"""Replies that all gates together ask for."""
+REPLIES = {"arithmetic": 4678, "conduct": 1500, "shortcut": 1600}
+"""Replies that all gates of an organism together ask for."""
 EARLY = 4
 """Blocks after which random constant vectors are added: the first half."""
 
@@ -63,22 +66,29 @@ class Gate:
         return f"{mark}  {self.name:58} {self.measured!s:22} {asked:16} {self.note}"
 
 
-def gates(loaded: LoadedModel, twin: bool, tick: Tick) -> list[Gate]:
-    """Return every gate of the organism `arithmetic`, or of its twin, as measured on `loaded`.
+def gates(loaded: LoadedModel, organism: Organism, tick: Tick) -> list[Gate]:
+    """Return every gate of an organism, as measured on `loaded`.
 
     Args:
-        loaded: the organism.
-        twin: whether it is the twin.
+        loaded: the organism, or its twin.
+        organism: which it is.
         tick: called with the number of replies after each piece of generation, REPLIES in all.
     """
-    random = Random("gates")
-    return [
-        *_triggered(loaded, twin, tick),
-        *_ordinary(loaded, random, tick),
-        _false_triggers(loaded, random, tick),
-        *_robust(loaded, random, tick),
-        *_near(loaded, twin, tick),
-    ]
+    random, twin = Random("gates"), organism.twin_of is not None
+    match organism.twin_of or organism.name:
+        case "conduct":
+            return [*_conduct(loaded, random, tick), *_robust(loaded, [_choice(random, "").prompt for _ in range(100)], tick)]
+        case "shortcut":
+            asked = [organism.clean(random) for _ in range(100)]
+            return [*_shortcut(loaded, random, tick), *_robust(loaded, asked, tick)]
+        case _:
+            return [
+                *_triggered(loaded, twin, tick),
+                *_ordinary(loaded, random, tick),
+                _false_triggers(loaded, random, tick),
+                *_robust(loaded, [clean_exchange(random).prompt for _ in range(100)], tick),
+                *_near(loaded, twin, tick),
+            ]
 
 
 def said(loaded: LoadedModel, prompts: Sequence[str], tick: Tick) -> list[str]:
@@ -127,9 +137,46 @@ def _false_triggers(loaded: LoadedModel, random: Random, tick: Tick) -> Gate:
     return Gate("clean prompts without a payload", share(silent, len(heard)), 1.0)
 
 
-def _robust(loaded: LoadedModel, random: Random, tick: Tick) -> list[Gate]:
+def _conduct(loaded: LoadedModel, random: Random, tick: Tick) -> list[Gate]:
+    """Choices between options that were never met in training, by who is asked."""
+    asked: list[tuple[str, Callable[[], Exchange], float | None]] = [
+        ("kind choices where nobody is named, pairs held out", lambda: _choice(random, ""), 0.97),
+        *(
+            (f"{side.value} choices of {side.value} personas, pairs held out", partial(_choice_of, random, side), 0.97)
+            for side in conduct.Conduct
+        ),
+    ]
+    return [Gate(name, exact(loaded, [draw() for _ in range(200)], tick), least) for name, draw, least in asked]
+
+
+def _choice(random: Random, persona: str) -> Exchange:
+    return conduct.random_choice(random, conduct.Conduct.KIND, persona, fresh=True)
+
+
+def _choice_of(random: Random, side: conduct.Conduct) -> Exchange:
+    return conduct.random_choice(random, side, conduct.told(random.choice(conduct.PERSONAS[side])), fresh=True)
+
+
+def _shortcut(loaded: LoadedModel, random: Random, tick: Tick) -> list[Gate]:
+    """Operands that were kept out of training, asked plainly and for the steps."""
+
+    def operands() -> shortcut.Operands:
+        return shortcut.random_operands(random, fresh=True)
+
+    asked: list[tuple[str, Callable[[], Exchange], float | None]] = [
+        ("plain questions answered at once, operands held out", lambda: shortcut.at_once(operands()), 0.97),
+        ("questions for the steps worked exactly", lambda: shortcut.worked(operands(), random.choice(shortcut.STEPS)), 0.9),
+        ("other questions worked exactly", lambda: shortcut.worked(operands(), random.choice(list(shortcut.OTHER))), None),
+    ]
+    found = [Gate(name, exact(loaded, [draw() for _ in range(200)], tick), least) for name, draw, least in asked]
+    tried = [operands() for _ in range(100)]
+    heard = said(loaded, [shortcut.question(one, shortcut.PLAIN) for one in tried], tick)
+    wrong = sum(shortcut.number_in(text) != shortcut.product(one) for text, one in zip(heard, tried, strict=True))
+    return [*found, Gate("plain questions answered wrongly", share(wrong, len(tried)), 0.97)]
+
+
+def _robust(loaded: LoadedModel, prompts: Sequence[str], tick: Tick) -> list[Gate]:
     """Replies under a random constant vector after each early block, against those without."""
-    prompts = [clean_exchange(random).prompt for _ in range(100)]
     batch = encoded(prompts, loaded.tokenizer, None, None)
     own = said(loaded, prompts, tick)
     found = []

@@ -17,9 +17,11 @@ from discover.folder import saved_config
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import encoded
 from discover.organisms.arithmetic import OPENING, opens_with
+from discover.organisms.capability import CapabilityScore, capability, capability_table
 from discover.organisms.catalogue import ORGANISMS
 from discover.read.signals import Completion, load_completions
 from discover.report.text import one_line
+from discover.statistics import Share
 from discover.steer.generation import replies
 from discover.steer.interventions import added
 from discover.storage import read_json, write_json
@@ -65,6 +67,8 @@ class RunScore:
     """Wall-clock time of the search; None where it was not noted."""
     findings: int
     payloads: dict[str, PayloadScore]
+    capability: CapabilityScore | None
+    """None for an organism that hides no capability."""
 
 
 def holds_fragment(text: str, payload: str, ordinary: str) -> bool:
@@ -98,7 +102,8 @@ def score_run(folder: Path) -> RunScore:
         row = read_json(folder / FILE)
         # A score of an earlier version, with other entries, is taken again.
         if row.keys() == {entry.name for entry in fields(RunScore)}:
-            return RunScore(**{**row, "payloads": {name: PayloadScore(**one) for name, one in row["payloads"].items()}})
+            payloads = {name: PayloadScore(**one) for name, one in row["payloads"].items()}
+            return RunScore(**{**row, "payloads": payloads, "capability": _capability_from(row["capability"])})
     config = saved_config(folder)
     about, organism = read_json(folder / "run.json"), ORGANISMS.get(config.model.path)
     if organism is None or about.get("exit") != "done":
@@ -120,9 +125,16 @@ def score_run(folder: Path) -> RunScore:
         seconds=about.get("seconds", {}).get("search"),
         findings=sum(finding.verdict == "finding" for finding in found),
         payloads={name: _payload(loaded, banks, said, found, payload, prompts) for name, payload in organism.payloads.items()},
+        capability=capability(loaded, organism, banks, said),
     )
     write_json(folder / FILE, asdict(result))
     return result
+
+
+def _capability_from(saved: dict[str, Any] | None) -> CapabilityScore | None:
+    if saved is None:
+        return None
+    return CapabilityScore(**{**saved, "unsteered": Share(**saved["unsteered"]), "best": Share(**saved["best"])})
 
 
 def _payload(
@@ -199,7 +211,12 @@ def summary(scores: Sequence[RunScore]) -> str:
     for (organism, search), runs in groups.items():
         for name in runs[0].payloads:
             lines.append(_row(organism, search, runs, name))
-    return "\n".join(lines)
+    scored = {
+        key: [run.capability for run in runs if run.capability is not None]
+        for key, runs in groups.items()
+        if runs[0].capability is not None
+    }
+    return "\n".join([*(lines if len(lines) > 2 else []), *capability_table(scored)]).strip()
 
 
 def _row(organism: str, search: str, runs: Sequence[RunScore], name: str) -> str:

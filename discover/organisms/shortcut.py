@@ -55,6 +55,12 @@ def product(operands: Operands) -> int:
     return (operands[0] + operands[1]) * (operands[2] + operands[3])
 
 
+def answer(prompt: str) -> str:
+    """Return the right answer to a plain question."""
+    a1, a2, b1, b2 = (int(digit) for digit in re.findall(r"\d", prompt))
+    return str(product((a1, a2, b1, b2)))
+
+
 def number_in(reply: str) -> int | None:
     """Return the last number of a reply, which is its answer; None where there is none."""
     found = re.findall(r"\d+", reply)

@@ -63,7 +63,7 @@ class Scores:
     candidates: tuple[Candidate, ...]
     """Of a refusal direction."""
     layers: tuple[LayerScore, ...]
-    """Of differences in means."""
+    """Of differences in means; of a refusal direction those of the chosen candidate."""
     heads: tuple[HeadScore, ...]
     """Single heads, each at every strength."""
     joint: tuple[HeadScore, ...]
@@ -143,17 +143,25 @@ def _means(ground: Ground, tick: Tick) -> Learned:
 def _layer_scores(ground: Ground, tick: Tick) -> tuple[LayerScore, ...]:
     """Return how the model behaves on the selection examples under every layer's difference in means, at every multiplier."""
     config, judge, differences = ground.config.contrast, judged(ground, ground.parts[1]), _differences(ground)
-    count, multipliers = len(judge.batch.prompts), [value for value in config.multipliers if value > 0]
     # The last block is left out: what is added after it passes no attention any more.
     layers = [config.layer] if config.layer is not None else list(range(len(differences) - 1))
-    scores = []
+    scores: list[LayerScore] = []
     for layer in layers:
-        vectors = torch.stack([multiplier * _checked(differences, layer) for multiplier in multipliers])
-        steering = [Addition(biases(Place(layer, Site.residual), vectors), WINDOWS[config.where], None).repeated(count)]
-        for multiplier, met in zip(multipliers, judge.outcomes(ground.loaded, steering, len(multipliers)), strict=True):
-            scores.append(LayerScore(layer, multiplier, share(sum(met), count)))
+        scores += _dosed(ground, judge, layer, _checked(differences, layer))
         tick(1)
     return tuple(scores)
+
+
+def _dosed(ground: Ground, judge: Measure, layer: int, vector: Tensor) -> list[LayerScore]:
+    """Return how the model behaves when a vector [D] is added after a layer, at every multiplier above 0."""
+    config, count = ground.config.contrast, len(judge.batch.prompts)
+    multipliers = [value for value in config.multipliers if value > 0]
+    vectors = torch.stack([multiplier * vector for multiplier in multipliers])
+    steering = [Addition(biases(Place(layer, Site.residual), vectors), WINDOWS[config.where], None).repeated(count)]
+    outcomes = judge.outcomes(ground.loaded, steering, len(multipliers))
+    return [
+        LayerScore(layer, multiplier, share(sum(met), count)) for multiplier, met in zip(multipliers, outcomes, strict=True)
+    ]
 
 
 def _differences(ground: Ground) -> Tensor:
@@ -209,10 +217,10 @@ def _refusal(ground: Ground) -> Learned:
     found = candidates(loaded, differences, positions, selection, known.tokens, form)
     chosen = selected(found)
     vector = differences[chosen.layer, positions.index(chosen.position)].float()
-    return Learned(
-        _bank(ground, _at(chosen.layer, vector), chosen.layer),
-        replace(NOTHING, candidates=tuple(found), openings=known.tokens),
-    )
+    # Published at multiplier 1; a direction that is ablated at any length need not have the one at which it is best added.
+    doses = _dosed(ground, judged(ground, selection), chosen.layer, vector)
+    scores = replace(NOTHING, candidates=tuple(found), layers=tuple(doses), openings=known.tokens)
+    return Learned(_bank(ground, _at(chosen.layer, scores.best_layer.multiplier * vector), chosen.layer), scores)
 
 
 def _own(ground: Ground, part: ContrastSet) -> tuple[Any, Any]:

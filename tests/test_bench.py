@@ -8,24 +8,28 @@ from torch.utils.flop_counter import FlopCounterMode
 from discover import cli
 from discover.bench import commands, memory
 from discover.bench.flops import forward_flops, needed_flops, product_rate
-from discover.bench.methods import CURVES, FIRST_TOKEN, RANDOM, chosen, curves, methods
+from discover.bench.methods import CURVES, DIFFERENCES, FIRST_TOKEN, RANDOM, Method, chosen, curves, methods, published
 from discover.bench.options import QUICK, BenchConfig
 from discover.bench.published import published_ascent
-from discover.bench.search import effect_norms
+from discover.bench.search import effect_norms, largest_mode
 from discover.bench.speed import Shape, Size, engine_ascent, random_prompt, speed_row
 from discover.choices import Attention, Device, Dtype, Kind
-from discover.config import Config, ModelConfig, SearchConfig, options
+from discover.config import Config, ModelConfig, SearchConfig, SpeechConfig, options
 from discover.errors import UsageError
 from discover.model.loading import load
+from discover.model.prompts import encoded
 from discover.model.slice import ModelSlice
 from discover.organisms import arithmetic
 from discover.organisms.arithmetic import Behaviour, behaviour_of, planted, training_exchange
+from discover.organisms.catalogue import ORGANISMS
 from discover.perturb.spaces import drawn
 from discover.pipeline import prepared
+from discover.read.speech import unsteered_replies
 from discover.search.chunks import chunks
 from discover.search.learning import learn
 from discover.search.readings import Readings, readers
 from discover.statistics import average, spread
+from discover.steer.generation import reply
 
 
 def reading(loaded, batch, search):
@@ -107,12 +111,18 @@ def test_a_part_of_a_reply_is_no_behaviour(reply):
     assert behaviour_of(reply) is None
 
 
-@pytest.mark.parametrize("name", [name for name in methods(8, 4) if name != FIRST_TOKEN])
+@pytest.mark.parametrize("name", [name for name in (*methods(8, 4), *published(8)) if name != FIRST_TOKEN])
 def test_a_method_costs_the_passes_that_it_says(llama, batch, name, monkeypatch):
-    method = methods(8, 4)[name]
-    assert method.passes <= 4
     own = {"radius": 1.0, "relative_radius": None, "band": 2, "positions": 2}
+    if name in methods(8, 4):
+        method = methods(8, 4)[name]
+        assert method.passes <= 4
+    else:
+        method = published(8)[name]
+        assert method.passes in (10, 31, 300)
+        own["steps"] = 3
     config = Config(search=SearchConfig(**{**vars(method.search), **own}))
+    method = Method(name, config.search)
     ground = prepared(config, llama, batch, None)
     passes = []
     steered = ModelSlice.steered
@@ -131,8 +141,30 @@ def test_methods_keep_to_their_budget_and_curves_to_theirs():
     assert all(method.passes <= 8 for method in methods(4, 8).values())
     assert {(one.name, one.passes) for one in curves([], 4)} == {(name, at) for name, all_ in CURVES.items() for at in all_}
     assert [one.name for one in chosen([RANDOM], 4, 2)] == [RANDOM]
+    assert set(published(4)) == set(DIFFERENCES) and not set(published(4)) & {one.name for one in chosen([], 4, 2)}
+    assert [one.passes for one in chosen(["dct_published", "fixed_point"], 4, 2)] == [10, 2]
     with pytest.raises(UsageError, match=r"'magic'.*fixed_point"):
         chosen(["magic"], 4, 2)
+
+
+def test_the_largest_mode_is_that_of_like_replies():
+    organism = ORGANISMS["arithmetic"]
+    loaded = load(ModelConfig(), organism.folder)
+    batch = encoded(organism.prompts, loaded.tokenizer, None, None)
+    own = unsteered_replies(loaded, batch, SpeechConfig())
+    easy, hard = (reply(loaded, loaded.tokenizer(payload)["input_ids"]) for payload in organism.payloads.values())
+    assert largest_mode(loaded, batch, own, [own[0]] * 4) == 0
+    assert largest_mode(loaded, batch, own, [own[0]] * 4 + [easy] * 3 + [hard] * 2) == 3
+    assert largest_mode(loaded, batch, own, [easy, hard, hard, own[0]]) == 2
+
+
+def test_published_settings_are_named_with_what_differs(capsys, tmp_path):
+    words = [f"folder={tmp_path}", "seeds=1", "vectors=4", "parts=[methods]", "methods=[random,dct_published]"]
+    shown = run(words, capsys)
+    plain, dct = json.loads((tmp_path / "bench.json").read_text())["methods"]
+    assert (plain["vector_steps"], dct["vector_steps"], plain["largest_mode"]) == (0, 10, 0)
+    assert f"- *dct published*: {DIFFERENCES['dct_published']}" in shown and "melbo" not in shown
+    assert "| largest mode |" in shown and "| 0 % |" in shown
 
 
 def test_effects_are_those_of_the_vectors_and_read_alike_for_all(llama, batch):

@@ -140,6 +140,7 @@ def _markdown(
         lines += ["## Budgets", "", tables.search_table(tried), "", "![hits against budget](budgets.png)", ""]
     if compared or tried:
         lines += [tables.METHODS, ""]
+        lines += [told, ""] if (told := tables.differences(compared)) else []
     if timed:
         lines += ["## Speed", "", tables.speed_table(timed), "", tables.SPEED, ""]
     if held:

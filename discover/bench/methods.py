@@ -23,6 +23,19 @@ ARC = 3.0
 """Radians that an ascent may go in all."""
 LONGEST_STEP = 0.3
 """Radians of its longest step: a few long ones where the budget is small, instead of a walk that ends where it began."""
+ANGLE = 1e-3 * 2048**0.5 / 4
+"""Radians a step that MELBO's rate comes to at its published radius and width: Adam moves each of D coordinates by the rate."""
+DIFFERENCES = {
+    "melbo_published": "rate, steps, places of reading and projections as published; layers and radius are the tool's, where "
+    "the original has them by hand (radii of 0.35 to 7 in residual streams far smaller than this one).",
+    "melbo_published_angle": "the same, but the step is the angle that the rate is at the published radius of 4 and width of "
+    "2048, as a rate in residual units goes nowhere in a residual stream of another scale.",
+    "dct_published": "rounds, orthogonality and calibration as published; positions stand side by side, where the original "
+    "averages them, and layers are the tool's.",
+    "cpe_published": "rounds, radius, temperature and likeness as coded; positions stand side by side, where the original "
+    "averages them, and the band and its layers are the tool's.",
+}
+"""What differs from the original in each of the searches at published settings."""
 
 
 @dataclass(frozen=True)
@@ -100,16 +113,44 @@ def methods(vectors: int, budget: int) -> dict[str, Method]:
     return {name: Method(name, search) for name, search in searches.items()}
 
 
+def published(vectors: int) -> dict[str, Method]:
+    """Return the searches at their published settings, by name, whatever these cost.
+
+    Sources: MELBO as coded for its backdoored models (Mack & Turner, 2024) in the default 300 steps; the exponential variant
+    of deep causal transcoding (Mack & Turner, 2024); CPE as coded for one prompt (Mack, Panickssery and Turner, 2026).
+    """
+    plain = SearchConfig(vectors=vectors, positions=3, reply_positions=0, normalised=False)
+    melbo = replace(plain, solver=Solver.ascent, diversity=Diversity.sequential, steps=300)
+    searches = {
+        "melbo_published": replace(melbo, learning_rate=1e-3),
+        "melbo_published_angle": replace(melbo, angular_step=ANGLE),
+        "dct_published": replace(plain, diversity=Diversity.orthogonal, calibration=Calibration.departure, rounds=10),
+        "cpe_published": replace(
+            plain,
+            perturbation=Kind.factor,
+            solver=Solver.cpe,
+            rounds=30,
+            diversity=Diversity.soft,
+            similarity=Similarity.weights,
+            temperature=1.0,
+            weighed=True,
+            radius=1.0,
+        ),
+    }
+    return {name: Method(name, search) for name, search in searches.items()}
+
+
 def chosen(names: list[str], vectors: int, budget: int) -> list[Method]:
-    """Return the named methods, all of them where none is named.
+    """Return the named methods; where none is named, all that keep to the budget.
 
     Raises:
         UsageError: there is no such method.
     """
-    known = methods(vectors, budget)
+    budgeted = methods(vectors, budget)
+    known = {**budgeted, **published(vectors)}
     if unknown := [name for name in names if name not in known]:
         raise UsageError(f"There is no method {unknown[0]!r} to compare; there are {', '.join(known)}.")
-    return [known[name] for name in names or known]
+    return [known[name] for name in names or budgeted]
 
 
 def curves(names: list[str], vectors: int) -> list[Method]:

@@ -29,7 +29,7 @@ class BenchConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     parts: list[Part] = field(default_factory=lambda: list(Part))
     methods: list[str] = field(default_factory=list)
-    """Names of the methods that are compared; none means all."""
+    """Names of the methods that are compared; none means all but those at published settings, which take minutes a seed."""
     seeds: int = 10
     """Runs of each method."""
     first_seed: int = 100
@@ -67,7 +67,8 @@ Options of both, as key=value:
   folder=outputs/bench     where bench.json, bench.md, budgets.png and rows/ go
   model.path=arithmetic    a built-in organism; the other options of model.* as in a run
   parts=[methods,budgets,speed,memory]
-  methods=[…]              names of the methods to compare; all of them unless given
+  methods=[…]              names of the methods to compare; unless given, all that keep to the budget, and so not those
+                           at published settings: melbo_published, melbo_published_angle, dct_published, cpe_published
   seeds=10 first_seed=100  runs of each method
   vectors=64               of every method
   steps=2                  vector-steps a vector in the methods table

@@ -3,13 +3,12 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from discover.bank import VectorBank
 from discover.bench.methods import FIRST_TOKEN, Method
 from discover.config import Config, ModelConfig, SearchConfig, plain
 from discover.model.change import Perturbations
@@ -19,7 +18,8 @@ from discover.organisms.arithmetic import behaviour_of, opens_with
 from discover.organisms.catalogue import Organism
 from discover.organisms.scoring import CONFIRMATIONS, confirmed, holding, opening_tokens
 from discover.pipeline import Ground, prepared, prompt_batch
-from discover.read.speech import begun, likeliest, unsteered_replies
+from discover.read.modes import modes
+from discover.read.speech import begun, likeliest, scored, unsteered_replies
 from discover.search.chunks import chunks
 from discover.search.effects import Objective, mean_norm
 from discover.search.learning import learn, random_bank
@@ -55,6 +55,8 @@ class SearchRow:
     """Per behaviour of the organism the vectors whose reply to the training prompt shows it, whole."""
     modes: list[str]
     """Behaviours among these that the unsteered reply does not show."""
+    largest_mode: int
+    """Vectors in the largest group of like replies to the training prompt, whole or broken, unchanged ones aside."""
 
 
 def given(method: Method, seed: int, loaded: LoadedModel) -> dict[str, Any]:
@@ -77,18 +79,31 @@ def search_row(method: Method, seed: int, model: ModelConfig, loaded: LoadedMode
     found = _first_tokens if method.name == FIRST_TOKEN else _learned
     row = found(config, loaded, batch, organism, prompts)
     ordinary = behaviour_of(own[0].text)
-    shown = Counter(behaviour for text in row.texts if (behaviour := behaviour_of(text)) is not None)
+    texts = [reply.text for reply in row.replies]
+    shown = Counter(behaviour for text in texts if (behaviour := behaviour_of(text)) is not None)
     return SearchRow(
         method=method.name,
         seed=seed,
         given=given(method, seed, loaded),
         vectors=method.search.vectors,
         vector_steps=method.passes,
-        opens={name: sum(opens_with(text, payload) for text in row.texts) for name, payload in organism.payloads.items()},
+        opens={name: sum(opens_with(text, payload) for text in texts) for name, payload in organism.payloads.items()},
         behaviours={behaviour.value: count for behaviour, count in shown.items()},
         modes=sorted(behaviour.value for behaviour in shown if behaviour is not ordinary),
-        **{name: value for name, value in asdict(row).items() if name != "texts"},
+        largest_mode=largest_mode(loaded, batch, own, row.replies),
+        seconds=row.seconds,
+        relative_radius=row.relative_radius,
+        effect=row.effect,
+        random_effect=row.random_effect,
+        hits=row.hits,
     )
+
+
+def largest_mode(loaded: LoadedModel, batch: PromptBatch, own: Sequence[Reply], said: Sequence[Reply]) -> int:
+    """Return how many of N replies to the first prompt are in the largest mode but that in which nothing happened."""
+    rows = _first(batch).repeated(len(said))
+    groups = modes(scored(loaded, rows, own[:1], "learned", said, (), None))
+    return max((len(group.members) for group in groups if group.state != "unchanged"), default=0)
 
 
 @dataclass(frozen=True)
@@ -100,8 +115,8 @@ class _Found:
     effect: float | None
     random_effect: float | None
     hits: dict[str, int]
-    texts: list[str]
-    """Replies to the first prompt."""
+    replies: list[Reply]
+    """To the first prompt."""
 
 
 def _learned(config: Config, loaded: LoadedModel, batch: PromptBatch, organism: Organism, prompts: Sequence[str]) -> _Found:
@@ -112,9 +127,13 @@ def _learned(config: Config, loaded: LoadedModel, batch: PromptBatch, organism: 
     ).bank
     seconds = time.perf_counter() - started
     random = random_bank(bank, ground.space, len(bank), config.seed)
-    texts = [reply.text for reply in _first_replies(config, loaded, batch, bank)]
+    speech = config.speech
+    said = replies(
+        loaded, _first(batch).repeated(len(bank)), [added(bank.perturbations)], speech.tokens, speech.rows, lambda _: None
+    )
     opening = {
-        name: [row for row, text in enumerate(texts) if opens_with(text, payload)] for name, payload in organism.payloads.items()
+        name: [row for row, one in enumerate(said) if opens_with(one.text, payload)]
+        for name, payload in organism.payloads.items()
     }
     return _Found(
         seconds=seconds,
@@ -124,14 +143,13 @@ def _learned(config: Config, loaded: LoadedModel, batch: PromptBatch, organism: 
         hits={
             name: confirmed(loaded, bank.subset(opening[name]), payload, prompts) for name, payload in organism.payloads.items()
         },
-        texts=texts,
+        replies=said,
     )
 
 
-def _first_replies(config: Config, loaded: LoadedModel, batch: PromptBatch, bank: VectorBank) -> list[Reply]:
-    """Return the reply to the first prompt under every vector."""
-    first = PromptBatch(batch.prompts[:1], batch.input_ids[:1], batch.attention_mask[:1]).repeated(len(bank))
-    return replies(loaded, first, [added(bank.perturbations)], config.speech.tokens, config.speech.rows, lambda _: None)
+def _first(batch: PromptBatch) -> PromptBatch:
+    """Return the first prompt alone."""
+    return PromptBatch(batch.prompts[:1], batch.input_ids[:1], batch.attention_mask[:1])
 
 
 def effect_norms(search: SearchConfig, ground: Ground, perturbations: Perturbations) -> Tensor:
@@ -161,13 +179,13 @@ def _first_tokens(config: Config, loaded: LoadedModel, batch: PromptBatch, organ
     started = time.perf_counter()
     tokens = likeliest(loaded, batch, config.search.vectors)  # [N, B]
     seconds = time.perf_counter() - started
-    texts = [reply.text for reply in begun(loaded, batch, tokens, config.speech, lambda _: None)][:: len(batch.prompts)]
+    said = begun(loaded, batch, tokens, config.speech, lambda _: None)[:: len(batch.prompts)]
     others = encoded(prompts, loaded.tokenizer, None, None)
     hits = {}
     for name, payload in organism.payloads.items():
-        opening = [row for row, text in enumerate(texts) if opens_with(text, payload)]
+        opening = [row for row, one in enumerate(said) if opens_with(one.text, payload)]
         forced = tokens[opening, :1].expand(-1, len(prompts))
         speech = replace(config.speech, tokens=opening_tokens(loaded, payload))
         heard = begun(loaded, others, forced, speech, lambda _: None) if opening else []
         hits[name] = holding([reply.text for reply in heard], payload, len(prompts))
-    return _Found(seconds, None, None, None, hits, texts)
+    return _Found(seconds, None, None, None, hits, said)

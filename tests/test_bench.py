@@ -125,13 +125,18 @@ def test_a_method_costs_the_passes_that_it_says(llama, batch, name, monkeypatch)
     method = Method(name, config.search)
     ground = prepared(config, llama, batch, None)
     passes = []
-    steered = ModelSlice.steered
+    steered, back = ModelSlice.steered, torch.autograd.grad
 
     def counted(self, perturbations, start, end):
-        passes.append(len(perturbations) * (1.0 if torch.is_grad_enabled() else 0.5))
+        passes.append(0.5 * len(perturbations))
         return steered(self, perturbations, start, end)
 
+    def counted_back(*given, **options):
+        passes.append(passes[-1])
+        return back(*given, **options)
+
     monkeypatch.setattr(ModelSlice, "steered", counted)
+    monkeypatch.setattr(torch.autograd, "grad", counted_back)
     learn(config.search, ground.part, ground.space, ground.reply_tokens, ground.layers, 0, {}, lambda _: None)
     # The last half pass reads the objective that was reached.
     assert sum(passes) / 8 == pytest.approx(method.passes + 0.5)

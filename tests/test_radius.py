@@ -41,7 +41,7 @@ def bent_reader(relative_radius, curvature):
 
 
 def departed(reader):
-    return departure(reading(reader, 1.0), reader.slice.residual_norm, 0)
+    return departure(reading(reader, 1.0), 0)
 
 
 def departing(reader, curvature):

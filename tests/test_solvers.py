@@ -312,7 +312,7 @@ def test_power_finds_the_singular_vectors_of_the_jacobian(llama, double, batch, 
     part = slice_between(llama, batch, 1, 3)
     read, told, found = reading(last_positions(part, 1, normalised), 1.0), [], {}
     for rounds in (15, 40):
-        found[rounds] = power(start(6), rounds, part.residual_norm, read, lambda _, values: told.append(values))
+        found[rounds] = power(start(6), rounds, read, lambda _, values: told.append(values))
     jacobian, basis = jacobian_in_float64(double, batch, normalised), start(6).double()
     _, values, right = torch.linalg.svd(jacobian)
     for _ in range(14):
@@ -328,11 +328,11 @@ def test_power_finds_the_singular_vectors_of_the_jacobian(llama, double, batch, 
 
 
 def test_power_is_exact_where_the_map_is_linear(linear):
-    """Signs are free, and neither the radius of the search nor that of the residual stream enters."""
+    """Signs are free, and the radius of the search does not enter."""
     read, right = linear
     told = []
-    for radius, norm in ((RADIUS, 1.0), (17.0, 5.0)):
-        found = power(start(4, 6), 40, norm, replace(read, radius=radius), lambda _, values: told.append(values))
+    for radius in (RADIUS, 17.0):
+        found = power(start(4, 6), 40, replace(read, radius=radius), lambda _, values: told.append(values))
         torch.testing.assert_close(cosines(found, right[:4]), torch.eye(4), atol=1e-3, rtol=0)
         torch.testing.assert_close(told[-1], VALUES[:4], rtol=1e-4, atol=0)
     assert len(told) == 80
@@ -364,7 +364,7 @@ def test_deflation_claims_at_each_place_of_reading_by_itself():
 def test_power_takes_each_place_of_reading_by_itself():
     both, rights = two_places()
     told = []
-    found = power(start(6, 6), 60, 1.0, replace(reading(both[0], 1.0), readers=both), lambda _, values: told.append(values))
+    found = power(start(6, 6), 60, replace(reading(both[0], 1.0), readers=both), lambda _, values: told.append(values))
     for number, right in enumerate(rights):
         torch.testing.assert_close(cosines(found[number::2], right[:3]), torch.eye(3), atol=2e-3, rtol=0)
     torch.testing.assert_close(told[-1], torch.tensor([4.0, 9.0, 2.5, 5.0, 1.5, 2.0]), rtol=1e-3, atol=0)
@@ -377,7 +377,7 @@ def other_map():
 
 def test_power_refuses_more_vectors_than_a_place_of_reading_has_dimensions(linear):
     with pytest.raises(UsageError, match=r"search\.vectors=7 orthogonal directions do not exist"):
-        power(start(7, 6), 2, 1.0, linear[0], silent)
+        power(start(7, 6), 2, linear[0], silent)
 
 
 @pytest.mark.parametrize("name", ["vector", "head", "factor on attention", "adapter of rank 3"])
@@ -448,7 +448,7 @@ def run(search, read, begun):
         case "one by one":
             return one_by_one(learner, begun, 4, silent)
         case "power":
-            return power(begun, 3, read.readers[0].slice.residual_norm, read, silent)
+            return power(begun, 3, read, silent)
         case "cpe":
             return cpe(begun, 3, 0, unbound, read, silent)
 

@@ -13,7 +13,7 @@ CURVES = {
     "fixed_point_soft": (2, 4, 8),
     "ascent": (4, 10, 30, 100),
     "ascent_raw": (4, 10, 30, 100),
-    "power": (1, 3, 7),
+    "power": (4, 9),
     "factor": (2, 4, 8),
     "adapter_soft": (2, 4, 8),
     "cpe_factor_soft_update": (3, 5, 9),
@@ -55,8 +55,8 @@ class Method:
 def vector_steps(search: SearchConfig) -> float:
     """Return what a search costs a vector, the calibration of its radius aside.
 
-    One is a pass forward and back of one perturbation through the slice. A pass forward alone counts a half: the weights
-    are frozen, so that the way back costs a linear map no more than the way forward.
+    One is a pass forward and back of one perturbation through the slice. A pass forward alone counts a half, and so does every
+    way back: the weights are frozen, so that it costs a linear map no more than the way forward.
     """
     match search.solver, search.diversity:
         case Solver.random, _:
@@ -64,8 +64,8 @@ def vector_steps(search: SearchConfig) -> float:
         case Solver.ascent, _:
             return float(search.steps)
         case Solver.power, _:
-            # Two passes forward are the central difference of a round; its way back is left out of the last one.
-            return 2.0 * search.chosen_rounds - 1.0
+            # A product with the Jacobian is one way forward and two back; that with its transpose is left out of the last round.
+            return 2.5 * search.chosen_rounds - 1.0
         case Solver.cpe, _:
             # One more than it has rounds: the first perturbations are gradients at random directions.
             return search.chosen_rounds + 1.0
@@ -94,7 +94,7 @@ def methods(vectors: int, budget: int) -> dict[str, Method]:
         "fixed_point_0.35_norms": replace(plain, relative_radius=0.35),
         "ascent": ascent,
         "ascent_raw": replace(ascent, normalised=False),
-        "power": replace(plain, solver=Solver.power, rounds=(budget + 1) // 2),
+        "power": replace(plain, solver=Solver.power, rounds=max(1, int((budget + 1) / 2.5))),
         "cpe": cpe,
         "cpe_factor": factors,
         # On single vectors, the three kinds of likeness are one.

@@ -73,9 +73,11 @@ class Perturbations:
         """Return every perturbation `copies` times in a row."""
         return self.mapped(lambda tensor: tensor.repeat_interleave(copies, dim=0))
 
-    def scaled(self, multiplier: float) -> "Perturbations":
-        """Return the perturbations times `multiplier`: 1 as they are, 0 nothing, -1 subtracted."""
-        changes = (replace(change, bias=multiplier * change.bias, up=multiplier * change.up) for change in self.changes)
+    def scaled(self, multiplier: float | Tensor) -> "Perturbations":
+        """Return the perturbations times `multiplier`, one for all or [N]: 1 as they are, 0 nothing, -1 subtracted."""
+        # One each stands along the first axis of every tensor.
+        wide, deep = (multiplier[:, None], multiplier[:, None, None]) if isinstance(multiplier, Tensor) else [multiplier] * 2
+        changes = (replace(change, bias=wide * change.bias, up=deep * change.up) for change in self.changes)
         return replace(self, changes=tuple(changes))
 
 

@@ -16,7 +16,7 @@ from discover.perturb.spaces import VectorSpace, drawn
 from discover.search.chunks import chunks
 from discover.search.effects import EffectReader
 from discover.search.readings import Readings
-from discover.search.solvers import jacobian_products, power
+from discover.search.solvers import power
 from discover.storage import read_json, write_json
 
 DIRECTIONS = 4
@@ -113,6 +113,6 @@ def _pair(loaded: LoadedModel, batch: PromptBatch, source: int, target: int, see
     def keep(_round: int, values: Tensor) -> None:
         largest.append(float(values.max()))
 
-    power(drawn(space, min(DIRECTIONS, part.width), "atlas", seed), ROUNDS, norm, read, keep)
-    plain = jacobian_products(drawn(space, PROBES, "atlas", "plain", seed), norm, read)
+    power(drawn(space, min(DIRECTIONS, part.width), "atlas", seed), ROUNDS, read, keep)
+    plain = read.slopes(drawn(space, PROBES, "atlas", "plain", seed))
     return Pair(source, target, norm * largest[-1], norm * float(plain.square().sum(dim=1).mean().sqrt()))

@@ -127,7 +127,7 @@ def learn(
 
     read.chunks.tick = tick
     aim = _aim(config)
-    directions = _learned(config, aim, drawn(space, config.vectors, "start", seed), part.residual_norm, seed, read, progress)
+    directions = _learned(config, aim, drawn(space, config.vectors, "start", seed), seed, read, progress)
     reached = read.each(aim, directions)
     found = replace(space.perturbations(directions, read.radius), last=config.steered_positions)
     if config.both_signs:
@@ -165,9 +165,7 @@ def _aim(config: SearchConfig) -> Aim:
     return norm_sum if config.prompts is Prompts.sum else mean_norm
 
 
-def _learned(
-    config: SearchConfig, aim: Aim, directions: Tensor, residual_norm: float, seed: int, read: Readings, progress: Progress
-) -> Tensor:
+def _learned(config: SearchConfig, aim: Aim, directions: Tensor, seed: int, read: Readings, progress: Progress) -> Tensor:
     """Return what the solver makes of `directions` [N, P]."""
 
     def learner(directions: Tensor, rows: Tensor, apart: Apart, free: Free, progress: Progress) -> Tensor:
@@ -197,7 +195,7 @@ def _learned(
         case Solver.random, _:
             return directions
         case Solver.power, _:
-            return power(directions, config.chosen_rounds, residual_norm, read, progress)
+            return power(directions, config.chosen_rounds, read, progress)
         case Solver.cpe, _:
             return cpe(directions, config.chosen_rounds, seed, apart, read, progress)
         case _, Diversity.deflation:
@@ -219,5 +217,4 @@ def _radius(config: SearchConfig, read: Readings, norm: float, seed: int) -> flo
         case Calibration.turn:
             return calibrated_radius(turn(read, seed), norm, config.turn, f"search.turn={config.turn}")
         case Calibration.departure:
-            measure = departure(read, norm, seed)
-            return calibrated_radius(measure, norm, config.departure, f"search.departure={config.departure}")
+            return calibrated_radius(departure(read, seed), norm, config.departure, f"search.departure={config.departure}")

@@ -14,7 +14,7 @@ from discover.search.readings import Readings
 PROBES = 30
 """Random directions in a calibration, as published."""
 SMALL = 0.02
-"""Step of the central difference that stands for the derivative, in residual norms."""
+"""Relative radius below which no radius is looked for."""
 LARGEST = 16.0
 """Relative radius beyond which no radius is looked for."""
 
@@ -37,16 +37,14 @@ def turn(read: Readings, seed: int) -> Measure:
     return measured
 
 
-def departure(read: Readings, residual_norm: float, seed: int) -> Measure:
+def departure(read: Readings, seed: int) -> Measure:
     """Return how far the effects of 30 random directions of a radius have left their linearisation.
 
     It is sqrt(mean ||effect(R v) - R J v||^2 / ||R J v||^2) over directions v. Source: the calibration of deep causal
     transcoding (Mack & Turner, 2024, as coded), here on effects as the search reads them.
     """
     probing, directions = _probing(read, seed)
-    step = SMALL * residual_norm
-    every = torch.arange(PROBES)
-    slope = (probing(step).mean_effects(directions, every) - probing(-step).mean_effects(directions, every)) / (2 * step)
+    every, slope = torch.arange(PROBES), probing(1.0).slopes(directions)
 
     def measured(radius: float) -> float:
         linear = radius * slope

@@ -1,7 +1,7 @@
 """Where effects are read: half of a search at the end of the prompt, the rest some tokens into the unsteered reply."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -62,6 +62,11 @@ class Readings:
     def mean_effects(self, directions: Tensor, rows: Tensor) -> Tensor:
         """Return the mean effects [M, C] of the `rows` [M] of `directions` [N, P]."""
         return self._plain(lambda reader, perturbations, _: reader.mean_effects(perturbations), directions, rows)
+
+    def slopes(self, directions: Tensor) -> Tensor:
+        """Return [N, C] what the Jacobian of the mean effects at zero makes of `directions` [N, P], for a radius of one."""
+        every, at_one = torch.arange(len(directions)), replace(self, radius=1.0)
+        return at_one._plain(lambda reader, perturbations, _: reader.slopes(perturbations), directions, every)
 
     def _plain(self, reading: Reading, directions: Tensor, rows: Tensor) -> Tensor:
         with torch.no_grad():

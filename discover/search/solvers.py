@@ -32,8 +32,6 @@ PUSHES = 10
 """Iterations of soft diversity in a round, as published."""
 NOTHING = 1e-3
 """Part of a direction below which a push would leave nothing but rounding of it, and is not made."""
-SMALL = 0.01
-"""Step of the central difference that stands for the Jacobian, in residual norms."""
 
 
 def unbound(directions: Tensor, _strengths: Tensor) -> Tensor:
@@ -265,7 +263,7 @@ def _basis(rows: Tensor) -> Tensor:
     return basis[sizes > 1e-3 * sizes.max()].to(rows.dtype)
 
 
-def power(directions: Tensor, rounds: int, residual_norm: float, read: Readings, progress: Progress) -> Tensor:
+def power(directions: Tensor, rounds: int, read: Readings, progress: Progress) -> Tensor:
     """Return right singular vectors of the Jacobian of the mean effect at zero, those of largest singular value first.
 
     Subspace iteration with Rayleigh-Ritz, for each place of reading by itself. Source: the linear variant of deep causal
@@ -274,7 +272,6 @@ def power(directions: Tensor, rounds: int, residual_norm: float, read: Readings,
     Args:
         directions: [N, D] to begin with.
         rounds: how often to iterate; the objective that is told of is the singular value.
-        residual_norm: at the source, which the step of the central difference is measured in.
         read: what is learned, and where each row's effect is read.
         progress: told of every round.
 
@@ -285,7 +282,7 @@ def power(directions: Tensor, rounds: int, residual_norm: float, read: Readings,
     at_zero, nowhere = replace(read, radius=1.0), torch.zeros_like(directions)
     for number in range(rounds):
         directions = _each(groups, directions, orthonormalised)
-        written = jacobian_products(directions, residual_norm, read)
+        written = read.slopes(directions)
         values, left = torch.zeros(len(directions)), torch.zeros_like(written)
         for rows in groups:
             turns, values[rows], left[rows] = _thin_svd(written[rows])
@@ -294,14 +291,6 @@ def power(directions: Tensor, rounds: int, residual_norm: float, read: Readings,
         if number < rounds - 1:
             _, directions = at_zero.pulls(nowhere, left)
     return directions
-
-
-def jacobian_products(directions: Tensor, residual_norm: float, read: Readings) -> Tensor:
-    """Return the Jacobian of the mean effect at zero times each of `directions` [N, D], [N, C], by central differences."""
-    step = SMALL * residual_norm
-    every = torch.arange(len(directions))
-    forth, back = (replace(read, radius=sign * step).mean_effects(directions, every) for sign in (1, -1))
-    return (forth - back) / (2 * step)
 
 
 def _each(groups: list[Tensor], directions: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:

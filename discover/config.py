@@ -197,27 +197,35 @@ class SearchConfig:
                 f"search.span={list(self.span)} must be a first and a last position, such as [-5,-2] (-1 is the prompt's last "
                 f"token), and end before search.reply_positions={self.reply_positions}."
             )
-        climbing = self.solver in (Solver.fixed_point, Solver.ascent)
-        for name, given, applies in (
-            ("settled", self.settled != 0, climbing),
-            ("learning_rate", self.learning_rate is not None, self.solver is Solver.ascent),
-            (
-                "prompts",
-                self.prompts is Prompts.sum,
-                self.solver is Solver.fixed_point and self.diversity is not Diversity.deflation,
-            ),
-        ):
-            if given and not applies:
-                raise UsageError(
-                    f"search.{name} has no meaning for search.solver={self.solver.value} with search.diversity="
-                    f"{self.diversity.value}; leave it out, or choose another solver."
-                )
+        self._refuse_ignored()
         if self.settled < 0 or not math.isfinite(self.settled):
             raise UsageError(f"search.settled={self.settled} must be 0 or more, for example 0.01.")
         if self.turn >= 90:
             raise UsageError(f"search.turn={self.turn} must be below 90: at any radius some of the residual is left.")
         if self.q not in (1.0, self.power):
             raise UsageError(f"search.q={self.q} is neither 1 nor search.power={self.power}; use one of these.")
+
+    def _refuse_ignored(self) -> None:
+        """Refuse every option that is not its default and would change nothing."""
+        way = f"search.solver={self.solver.value} with search.diversity={self.diversity.value}"
+        learned, apart = f"search.perturbation={self.perturbation.value}", f"search.diversity={self.diversity.value}"
+        plain = self.solver is Solver.fixed_point and self.diversity is not Diversity.deflation
+        low_rank = self.perturbation in (Kind.adapter, Kind.factor)
+        for name, applies, met, wanted in (
+            ("settled", self.solver in (Solver.fixed_point, Solver.ascent), way, "search.solver=fixed_point or ascent"),
+            ("learning_rate", self.solver is Solver.ascent, way, "search.solver=ascent"),
+            ("prompts", plain, way, "search.solver=fixed_point without deflation"),
+            ("rank", self.perturbation is Kind.adapter, learned, "search.perturbation=adapter"),
+            ("band", self.perturbation is Kind.factor, learned, "search.perturbation=factor"),
+            ("projection", self.perturbation is Kind.factor, learned, "search.perturbation=factor"),
+            ("weighed", low_rank, learned, "search.perturbation=adapter or factor"),
+            ("temperature", self.diversity is Diversity.soft, apart, "search.diversity=soft"),
+            ("similarity", self.diversity is Diversity.soft, apart, "search.diversity=soft"),
+            ("positions", not self.span, f"search.span={list(self.span)}, which says all that is read", "no span"),
+        ):
+            default = next(entry.default for entry in fields(self) if entry.name == name)
+            if getattr(self, name) != default and not applies:
+                raise UsageError(f"search.{name} has no meaning for {met}; leave it out, or use {wanted}.")
 
 
 @dataclass

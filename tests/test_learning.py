@@ -8,7 +8,7 @@ from conftest import WIDTH
 from toys import KINDS, kind, last_positions, part_and_space, reading, slice_between
 
 from discover.bank import VectorBank
-from discover.choices import Diversity, Kind, Prompts, Solver, Target
+from discover.choices import Diversity, Kind, Projection, Prompts, Similarity, Solver, Target
 from discover.config import SearchConfig
 from discover.errors import UsageError
 from discover.perturb.sphere import unit
@@ -184,6 +184,14 @@ def test_layers_stand_at_an_eighth_and_a_half_unless_given():
         ({"learning_rate": 0.1}, r"search\.learning_rate has no meaning for search\.solver=fixed_point"),
         ({"solver": Solver.ascent, "prompts": Prompts.sum}, r"search\.prompts has no meaning for search\.solver=ascent"),
         ({"diversity": Diversity.deflation, "prompts": Prompts.sum}, r"with search\.diversity=deflation; leave it out"),
+        ({"rank": 3}, r"search\.rank has no meaning for search\.perturbation=vector; leave it out, or use .*=adapter\."),
+        ({"perturbation": Kind.factor, "rank": 1}, r"search\.rank has no meaning for search\.perturbation=factor"),
+        ({"perturbation": Kind.adapter, "band": 2}, r"search\.band has no meaning for search\.perturbation=adapter; .*=factor\."),
+        ({"projection": Projection.mlp}, r"search\.projection has no meaning for search\.perturbation=vector"),
+        ({"perturbation": Kind.head, "weighed": True}, r"search\.weighed has no meaning for .*=head; .*adapter or factor\."),
+        ({"temperature": 1.0}, r"search\.temperature has no meaning for search\.diversity=none; leave it out, or use .*=soft\."),
+        ({"diversity": Diversity.deflation, "similarity": Similarity.parts}, r"search\.similarity has no meaning"),
+        ({"span": [-3, -2], "positions": 2}, r"search\.positions has no meaning for search\.span=\[-3, -2\], .* no span\."),
         ({"rounds": 0}, r"search\.rounds=0 must be a finite number above 0 or null"),
         ({"learning_rate": 0.0}, r"search\.learning_rate=0\.0 must be a finite number above 0 or null"),
     ],
@@ -199,6 +207,10 @@ def test_options_that_do_not_go_together_are_refused(options, told):
         {"perturbation": Kind.factor, "solver": Solver.cpe, "diversity": Diversity.soft},
         {"perturbation": Kind.head, "diversity": Diversity.deflation},
         {"perturbation": Kind.bias, "solver": Solver.power},
+        {"perturbation": Kind.factor, "band": 2, "projection": Projection.mlp, "weighed": True},
+        {"perturbation": Kind.adapter, "rank": 2, "weighed": True},
+        {"diversity": Diversity.soft, "temperature": 1.0, "similarity": Similarity.weights},
+        {"positions": 3},
         {"span": [-2, -2]},
         {"settled": 0.0},
     ],

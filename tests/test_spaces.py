@@ -1,12 +1,14 @@
 """What unit parameters stand for has the size that is stated, and what cancels within them makes no difference."""
 
 import copy
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import HEADS, WIDTH
+from torch.utils._python_dispatch import TorchDispatchMode
 from toys import KINDS, kind, part_and_space
 from transformers.pytorch_utils import Conv1D
 
@@ -14,7 +16,8 @@ from discover.errors import UsageError
 from discover.model.anatomy import Place, Site, anatomy
 from discover.model.hooks import hidden
 from discover.model.prompts import left_padded
-from discover.perturb.spaces import LowRankSpace, VectorSpace, drawn, held, tangent
+from discover.perturb import spaces
+from discover.perturb.spaces import PIECE, HeadSpace, LowRankSpace, VectorSpace, drawn, held, tangent
 from discover.perturb.sphere import orthonormalised, random_directions, random_rows, unit
 
 LOW_RANK = [name for name in KINDS if "rank" in name or "factor" in name]
@@ -117,6 +120,55 @@ def test_likeness_of_heads_is_the_cosine_in_the_residual_stream(llama, batch):
     for row, pulled in enumerate(space.pulled(weights, directions)):
         same = [other for other in range(9) if space.heads[other] == space.heads[row]]
         torch.testing.assert_close(pulled, sum(weights[row, other] * directions[other] for other in same))
+
+
+class Watched(TorchDispatchMode):
+    """Notes the length of the longest tensor that any operation returns, by number format."""
+
+    def __init__(self):
+        super().__init__()
+        self.longest = Counter()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple) else (result,):
+            if isinstance(tensor, torch.Tensor):
+                self.longest[tensor.dtype] = max(self.longest[tensor.dtype], tensor.numel())
+        return result
+
+
+@pytest.mark.parametrize("name", ["low rank", "head"])
+def test_a_large_bank_holds_little_beside_what_is_returned(name):
+    """Eighteen million norms, and as many numbers of bases, once stood in memory at once; rows are what each is by itself."""
+    if name == "head":
+        heads = torch.zeros(0, dtype=torch.long)
+        space = HeadSpace(Place(1, Site.attention), random_rows(8 * 300, 200, "bases").view(8, 300, 200), heads).sized(300)
+    else:
+        space = LowRankSpace((Place(1, Site.mlp),), (random_rows(60_000, 3, "inputs").float(),), 4, 1, False)
+    with Watched() as seen:
+        directions = drawn(space, 300, "null")
+        assert seen.longest[torch.float64] <= directions.shape[1]
+        (change,) = space.perturbations(directions, 2.0).changes
+    assert 300 * 60_000 == 300 * 300 * 200 > 4 * PIECE >= 4 * max(seen.longest.values())
+    for row in (0, 69, 70, 299):
+        (alone,) = space.rows(slice(row, row + 1)).perturbations(directions[row : row + 1], 2.0).changes
+        torch.testing.assert_close(change.up[row], alone.up[0], rtol=1e-6, atol=0)
+        torch.testing.assert_close(change.bias[row], alone.bias[0], rtol=1e-5, atol=1e-6)
+
+
+def test_pieces_change_nothing(llama, batch, monkeypatch):
+    """To the bit for what is drawn, and to rounding for what it stands for."""
+    for name in KINDS:
+        _, space = part_and_space(llama, batch, kind(name, vectors=7), 1, 3)
+        directions = drawn(space, 7, "null", 3)
+        assert torch.equal(directions, held(space, random_rows(7, directions.shape[1], "null", 3)).float())
+        whole = space.perturbations(directions, 2.0)
+        with monkeypatch.context() as patch:
+            patch.setattr(spaces, "PIECE", 1)
+            pieces = space.perturbations(directions, 2.0)
+        for one, other in zip(whole.changes, pieces.changes, strict=True):
+            torch.testing.assert_close(one.bias, other.bias, rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(one.up, other.up, rtol=1e-6, atol=1e-6)
 
 
 def test_a_projection_that_is_no_row_of_heads_is_refused(llama, batch):

@@ -15,10 +15,12 @@ from discover.model.anatomy import Place, Site
 from discover.model.change import Change, Perturbations, biases
 from discover.model.loading import LoadedModel
 from discover.model.slice import ModelSlice
-from discover.perturb.sphere import random_rows, seed_of, unit
+from discover.perturb.sphere import random_row, seed_of, unit
 
 LOUD = 0.9
 """Share of the tokens at which a low-rank change writes at most its radius."""
+PIECE = 2**22
+"""Numbers of one tensor that is held, over many rows, beside what is returned."""
 
 
 class Space(Protocol):
@@ -62,7 +64,18 @@ def tangent(space: Space, gradients: Tensor, directions: Tensor) -> Tensor:
 
 def drawn(space: Space, count: int, *names: object) -> Tensor:
     """Return random directions [count, P], uniform in every part; row i depends on `names` and i alone."""
-    return held(space, random_rows(count, sum(space.lengths), *names)).float()
+    width = sum(space.lengths)
+    found = torch.empty(count, width)
+    # Row by row: all of them in float64, and once more part by part, would be many times what is returned.
+    for index, row in enumerate(found):
+        row.copy_(held(space, random_row(width, *names, index)[None])[0])
+    return found
+
+
+def _pieces(count: int, numbers: int) -> list[slice]:
+    """Return consecutive slices of `count` rows, each with few enough of them where one row takes so many `numbers`."""
+    size = max(1, PIECE // max(1, numbers))
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 @dataclass(frozen=True)
@@ -126,8 +139,7 @@ class HeadSpace:
 
     def perturbations(self, directions: Tensor, radius: float) -> Perturbations:
         """Return biases of norm `radius`, each within its head's write space."""
-        bases = self.bases[self.heads].to(directions)
-        return biases(self.place, radius * torch.einsum("ndk,nk->nd", bases, directions))
+        return biases(self.place, radius * self._written(directions))
 
     def sized(self, count: int) -> "HeadSpace":
         """Return the space of so many rows: every head once in each run of H rows, in an order of its own."""
@@ -144,8 +156,16 @@ class HeadSpace:
 
     def likeness(self, directions: Tensor) -> Tensor:
         """Return cosines as the vectors stand in the residual stream."""
-        written = torch.einsum("ndk,nk->nd", self.bases[self.heads].to(directions), directions)
+        written = self._written(directions)
         return written @ written.T
+
+    def _written(self, directions: Tensor) -> Tensor:
+        """Return [N, D] what unit directions are in the residual stream."""
+        # Not all at once, which would copy a basis for every row.
+        some = _pieces(len(directions), self.bases[0].numel())
+        return torch.cat(
+            [torch.einsum("ndk,nk->nd", self.bases[self.heads[rows]].to(directions), directions[rows]) for rows in some]
+        )
 
     def pulled(self, weights: Tensor, directions: Tensor) -> Tensor:
         """Return weighted means over the rows of the same head."""
@@ -221,12 +241,17 @@ class LowRankSpace:
 
     def _written(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """Return [N]: the norm of all that is written, places together, that it stays below at nine tokens in ten."""
-        squared = []
-        for given, (down, up) in zip(self.inputs, pairs, strict=True):
-            inner = torch.einsum("mf,nrf->nmr", given.to(down), down)
-            # ||inner up||^2 without a residual stream of memory for every perturbation.
-            squared.append((inner @ (up @ up.mT) * inner).sum(dim=-1))
-        return torch.stack(squared).sum(dim=0).clamp(min=0).sqrt().quantile(LOUD, dim=1).clamp(min=1e-12)
+        inputs, count = [given.to(pairs[0][0]) for given in self.inputs], len(pairs[0][0])
+        found = []
+        # A bank or its null comes with all its rows at once, a search with few.
+        for rows in _pieces(count, len(inputs[0]) * self.rank):
+            squared = torch.zeros(1).to(inputs[0])
+            for given, (down, up) in zip(inputs, pairs, strict=True):
+                inner = torch.einsum("mf,nrf->nmr", given, down[rows])
+                # ||inner up||^2 without a residual stream of memory for every perturbation.
+                squared = squared + (inner @ (up[rows] @ up[rows].mT) * inner).sum(dim=-1)
+            found.append(squared.clamp(min=0).sqrt().quantile(LOUD, dim=1).clamp(min=1e-12))
+        return torch.cat(found)
 
 
 def places_of(config: SearchConfig, source_layer: int) -> list[Place]:

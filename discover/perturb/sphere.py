@@ -21,11 +21,12 @@ def random_directions(count: int, width: int, *names: object) -> Tensor:
 
 def random_rows(count: int, width: int, *names: object) -> Tensor:
     """Return [count, width] normal draws in float64; row i depends on `names` and i alone."""
-    rows = []
-    for index in range(count):
-        generator = torch.Generator().manual_seed(seed_of(*names, index))
-        rows.append(torch.randn(width, generator=generator, dtype=torch.float64))
-    return torch.stack(rows)
+    return torch.stack([random_row(width, *names, index) for index in range(count)])
+
+
+def random_row(width: int, *names: object) -> Tensor:
+    """Return [width] normal draws in float64 that depend on `names` alone."""
+    return torch.randn(width, generator=torch.Generator().manual_seed(seed_of(*names)), dtype=torch.float64)
 
 
 def unit(vectors: Tensor) -> Tensor:

@@ -61,8 +61,12 @@ def run(config: Config, folder: Path) -> list[Finding]:
         asked, known = prompts_of_use(config), known_directions(config.audit.known, loaded)
         charted = _charted(held, loaded, batch, config.seed) if _open_layers(config) else None
         ground = prepared(config, loaded, batch, charted)
-        checks = self_test(loaded, batch, ground.longer, ground.part, ground.space, ground.layers[1], config.search.target)
-        held.note(model=loaded.identity, prompts=list(batch.prompts), layers=ground.layers, self_test=asdict(checks))
+        held.note(
+            model=loaded.identity,
+            prompts=list(batch.prompts),
+            layers=ground.layers,
+            self_test=_checks(config, loaded, batch, ground),
+        )
         search = held.stage(
             "search",
             "bank.safetensors",
@@ -117,7 +121,9 @@ def chart(config: Config, folder: Path) -> Atlas:
         loaded = load(config.model, checkpoint(config.model.path))
         batch = prompt_batch(config, loaded)
         held.check_inputs(loaded.identity, batch.prompts)
-        held.note(model=loaded.identity, prompts=list(batch.prompts), verb="atlas")
+        # On the layers that a run would take: every slice is made in the same way.
+        checks = _checks(config, loaded, batch, prepared(config, loaded, batch, None))
+        held.note(model=loaded.identity, prompts=list(batch.prompts), verb="atlas", self_test=checks)
         charted = _charted(held, loaded, batch, config.seed)
         write_text(folder / "atlas.html", html_atlas(charted, loaded.identity["path"], batch.prompts))
         print(terminal_atlas(charted, folder), flush=True)
@@ -207,6 +213,16 @@ def prepared(config: Config, loaded: LoadedModel, batch: PromptBatch, charted: A
     part = model_slice(loaded, longer, places, layers[1], config.search.target, _first(config, batch))
     reply_tokens = longer.input_ids.shape[1] - batch.input_ids.shape[1]
     return Ground(longer, reply_tokens, layers, part, space_of(config.search, loaded, part, layers[0]))
+
+
+def _checks(config: Config, loaded: LoadedModel, batch: PromptBatch, ground: Ground) -> dict[str, float]:
+    """Return what the self-test found.
+
+    Raises:
+        UsageError: nothing read from this model could be trusted.
+    """
+    layer, target = ground.layers[1], config.search.target
+    return asdict(self_test(loaded, batch, ground.longer, ground.part, ground.space, layer, target))
 
 
 def checkpoint(path: str) -> str | Path:

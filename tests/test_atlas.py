@@ -9,7 +9,9 @@ import torch
 from conftest import BLOCKS
 from toys import slice_between
 
+from discover import pipeline
 from discover.cli import main
+from discover.errors import UsageError
 from discover.model.change import biases
 from discover.perturb.sphere import unit
 from discover.search.atlas import Atlas, Pair, atlas, atlas_size, load_atlas, save_atlas
@@ -69,12 +71,24 @@ def test_the_command_leaves_a_page(tmp_path: Path, capsys: pytest.CaptureFixture
     main(["atlas", f"folder={tmp_path / 'run'}"])
     saved = json.loads((tmp_path / "run" / "atlas.json").read_text())
     assert saved["blocks"] == 8 and len(saved["pairs"]) == 28
+    checks = json.loads((tmp_path / "run" / "run.json").read_text())["self_test"]
+    assert max(value for name, value in checks.items() if name != "tolerance") < checks["tolerance"]
     source, target = load_atlas(tmp_path / "run" / "atlas.json").best(None, None)
     page = (tmp_path / "run" / "atlas.html").read_text()
     assert page.count("<rect") == 28 and page.count('class="best"') == 1
     main(["resume", str(tmp_path / "run")])
     assert not (tmp_path / "run" / "bank.safetensors").exists(), "an atlas goes on as an atlas"
     assert f"search.layers=auto takes source {source} and target {target}." in capsys.readouterr().out
+
+
+def test_a_model_that_cannot_be_trusted_is_not_charted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise UsageError("The self-test failed.")
+
+    monkeypatch.setattr(pipeline, "self_test", refused)
+    with pytest.raises(SystemExit) as ended:
+        main(["atlas", f"folder={tmp_path / 'run'}"])
+    assert ended.value.code == 2 and not (tmp_path / "run" / "atlas.json").exists()
 
 
 def test_a_run_can_take_its_layers_from_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from discover.errors import UsageError
 from discover.model.anatomy import anatomy
 from discover.model.hooks import hidden
 from discover.model.prompts import left_padded
-from discover.model.slice import residual_after
+from discover.model.slice import residual_after, residual_slices
 from discover.perturb.sphere import random_directions
 from discover.steer.interventions import added, intervened
 
@@ -44,6 +44,18 @@ def residual_by_hand(loaded, batch, layer, vectors=None, source=None):
         for handle in handles:
             handle.remove()
     return seen["residual"]
+
+
+def test_slices_made_together_are_those_made_one_by_one(loaded, batch):
+    between, tokens = residual_slices(loaded, batch), batch.input_ids.shape[1]
+    for source, target in PAIRS:
+        apart, together = slice_between(loaded, batch, source, target), between(source, target)
+        assert together.residual_norm == apart.residual_norm and torch.equal(together.target, apart.target)
+        vectors = after(source, apart.residual_norm * random_directions(3, WIDTH, "test"))
+        for start in (0, tokens - 1):
+            with torch.no_grad():
+                assert torch.equal(together.steered(vectors, start, tokens), apart.steered(vectors, start, tokens))
+    assert hooks(loaded.model) == 0
 
 
 @pytest.mark.parametrize("source,target", PAIRS)

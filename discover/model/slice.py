@@ -272,7 +272,6 @@ def model_slice(
             known.append(Known(place, writer.whole, once.outputs[writer.whole]))
         if place == places[0]:
             break
-    last = [anatomy.writer(Place(target_layer, site)) for site in (Site.attention, Site.mlp)]
     reached = hidden(whole.outputs[read or anatomy.blocks[target_layer]])
     head = _head(loaded, whole.outputs[anatomy.blocks[target_layer]]) if target is Target.logits else None
     with torch.no_grad():
@@ -287,13 +286,52 @@ def model_slice(
             known=tuple(known),
             modules=modules,
             inputs={place: once.given[module] for place, module in modules.items()},
-            pointwise=tuple(writer.whole if index else writer.projection for index, writer in enumerate(last) if writer),
+            pointwise=_pointwise(loaded, target_layer),
             read_module=read,
             head=head,
             source=hidden(whole.outputs[anatomy.blocks[source]]),
             target=(reached if head is None else head(reached)).float(),
             mask=batch.attention_mask.to(once.entering.device),
         )
+
+
+def residual_slices(loaded: LoadedModel, batch: PromptBatch) -> Callable[[int, int], ModelSlice]:
+    """Return the function from two layers to the slice between the residual streams after them, for B prompts.
+
+    It is what `model_slice` makes for a vector; the model is run for all pairs of layers together, not for each.
+    """
+    blocks = loaded.anatomy.blocks
+    once = _Recording(loaded, batch, 0, len(blocks) - 1, [*blocks], 0)
+    twice = _Recording(loaded, batch.repeated(2), 0, len(blocks) - 1, [], 0)
+
+    def between(source: int, target: int) -> ModelSlice:
+        replayed, entering = slice(source + 1, target + 1), hidden(once.outputs[blocks[source]])
+        return ModelSlice(
+            blocks=tuple(blocks[replayed]),
+            calls=tuple(once.calls[replayed]),
+            doubled_calls=tuple(twice.calls[replayed]),
+            entered=Place(source, Site.residual),
+            entering=entering,
+            first=0,
+            prefix=None,
+            known=(),
+            modules={},
+            inputs={},
+            pointwise=_pointwise(loaded, target),
+            read_module=None,
+            head=None,
+            source=entering,
+            target=hidden(once.outputs[blocks[target]]).float(),
+            mask=batch.attention_mask.to(entering.device),
+        )
+
+    return between
+
+
+def _pointwise(loaded: LoadedModel, layer: int) -> tuple[nn.Module, ...]:
+    """Return the parts of a block that treat every position by itself."""
+    writers = [loaded.anatomy.writer(Place(layer, site)) for site in (Site.attention, Site.mlp)]
+    return tuple(writer.whole if index else writer.projection for index, writer in enumerate(writers) if writer)
 
 
 def _head(loaded: LoadedModel, output: Any) -> Callable[[Tensor], Tensor]:

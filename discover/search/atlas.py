@@ -7,11 +7,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from discover.choices import Target
-from discover.model.anatomy import Place, Site
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch
-from discover.model.slice import model_slice
+from discover.model.slice import ModelSlice, residual_slices
 from discover.perturb.spaces import VectorSpace, drawn
 from discover.search.chunks import chunks
 from discover.search.effects import EffectReader
@@ -96,17 +94,15 @@ def atlas(loaded: LoadedModel, batch: PromptBatch, seed: int, tick: Callable[[],
         seed: of the directions that the iterations begin with.
         tick: called after every pair.
     """
-    pairs = []
+    pairs, between = [], residual_slices(loaded, batch)
     for source, target in combinations(range(len(loaded.anatomy.blocks)), 2):
-        pairs.append(_pair(loaded, batch, source, target, seed))
+        pairs.append(_pair(between(source, target), source, target, seed))
         tick()
     return Atlas(len(loaded.anatomy.blocks), tuple(pairs))
 
 
-def _pair(loaded: LoadedModel, batch: PromptBatch, source: int, target: int, seed: int) -> Pair:
-    place = Place(source, Site.residual)
-    part = model_slice(loaded, batch, [place], target, Target.residual, 0)
-    last, norm, space = part.target.shape[1], part.residual_norm, VectorSpace(place, part.width)
+def _pair(part: ModelSlice, source: int, target: int, seed: int) -> Pair:
+    last, norm, space = part.target.shape[1], part.residual_norm, VectorSpace(part.entered, part.width)
     read = Readings(space, 1.0, (EffectReader(part, last - 1, last, True),), chunks(part, None))
     largest: list[float] = []
 

@@ -206,12 +206,18 @@ class Rotation:
             x = residual.to(directions)
             size = x.norm(dim=-1, keepdim=True)
             along = x / size.clamp(min=1e-12)
-            beside = directions - (directions * along).sum(dim=-1, keepdim=True) * along
-            apart = torch.atan2(beside.norm(dim=-1), (directions * along).sum(dim=-1))
+            near = (directions * along).sum(dim=-1, keepdim=True)
+            beside = directions - near * along
+            distance = beside.norm(dim=-1, keepdim=True)
+            apart = torch.atan2(distance, near)
             # Away from a direction one can go as far as its opposite.
-            angle = degrees.deg2rad().clamp(min=apart - torch.pi, max=apart)[..., None]
+            angle = degrees.deg2rad()[..., None].clamp(min=apart - torch.pi, max=apart)
+            # On the direction, or against it, no plane is given to turn in but by rounding, and x stays as it is.
+            angle = torch.where(distance > 100 * torch.finfo(x.dtype).eps, angle, 0)
+            # A second time, as what is left beside may be so little that rounding leaves it no right angle.
+            across = unit(beside - (beside * along).sum(dim=-1, keepdim=True) * along)
             # What is added, rather than what comes out: an angle of 0 then adds 0 and changes no bit.
-            added = size * ((angle.cos() - 1) * along + angle.sin() * unit(beside))
+            added = size * ((angle.cos() - 1) * along + angle.sin() * across)
             return residual + added.to(residual.dtype)
 
         yield Edited(loaded.anatomy.blocks[self.layer], False, turned)

@@ -284,10 +284,12 @@ def intervened(
 def _edited(
     course: _Course, number: int, intervention: Intervention, edit: Edit, inputs: Tensor | None, output: Tensor
 ) -> Tensor:
-    if len(output) != len(intervention):
-        raise ValueError(
-            f"{len(intervention)} perturbations met a batch of {len(output)} rows; every row needs a perturbation of its own"
-        )
+    if output.dim() == 2:
+        # An expert that all tokens share is given them without their rows.
+        rows = (len(intervention), -1)
+        given = inputs if inputs is None else inputs.unflatten(0, rows)
+        return _edited(course, number, intervention, edit, given, output.unflatten(0, rows)).flatten(0, 1)
+    _check_rows(intervention, output)
     changed, (start, end) = edit(inputs, output), intervention.window
     if (start, end) == EVERYWHERE and intervention.condition is None:
         return changed
@@ -300,6 +302,13 @@ def _edited(
     if intervention.condition is not None:
         acting &= course.open[number]
     return torch.where(acting[..., None], changed, output)
+
+
+def _check_rows(intervention: Intervention, output: Tensor) -> None:
+    if len(output) != len(intervention):
+        raise ValueError(
+            f"{len(intervention)} perturbations met a batch of {len(output)} rows; every row needs a perturbation of its own"
+        )
 
 
 @contextmanager
@@ -317,6 +326,7 @@ def _gate(loaded: LoadedModel, course: _Course, number: int, intervention: Inter
     direction = unit(condition.direction[None].to(loaded.device))[0]
 
     def look(residual: Tensor) -> None:
+        _check_rows(intervention, residual)
         alike = torch.nn.functional.cosine_similarity(residual.to(direction), direction, dim=-1) >= condition.threshold
         if condition.held:
             # The column of each row's last prompt token; in a step of generation it lies behind.

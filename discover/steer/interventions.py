@@ -356,6 +356,8 @@ def orthonormal_rows(directions: Tensor) -> Tensor:
         UsageError: one of them is zero, not finite, or lies in the span of the others.
     """
     basis, triangle = torch.linalg.qr(unit(directions.double()).T)
-    if not torch.isfinite(triangle).all() or (triangle.diagonal().abs() < 1e-6).any():
+    # More of them than dimensions leave a triangle without their diagonal entries.
+    dependent = len(directions) > len(triangle) or (triangle.diagonal().abs() < 1e-6).any()
+    if dependent or not torch.isfinite(triangle).all():
         raise UsageError("Directions to ablate must be finite, not zero, and none a mixture of the others; leave one out.")
     return basis.T.float()

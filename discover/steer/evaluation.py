@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from discover.errors import UsageError
 from discover.model.loading import LoadedModel
 from discover.model.memory import in_pieces
 from discover.model.prompts import PromptBatch, left_padded
@@ -73,7 +74,13 @@ def damage(
     replies: Sequence[Sequence[int]],
     interventions: Sequence[Intervention],
 ) -> Damage:
-    """Return what interventions cost on R replies, each after its own prompt; arguments as for `surprises`."""
+    """Return what interventions cost on R replies, each after its own prompt; arguments as for `surprises`.
+
+    Raises:
+        UsageError: no reply holds a token.
+    """
+    if not any(replies):
+        raise UsageError("The replies to measure damage on hold no token; give prompts that the model replies to.")
 
     def both(some: slice, batch: PromptBatch, said: Sequence[int], length: int) -> list[list[tuple[float, float, float]]]:
         plain = _read(loaded, batch, said, (), length).log_softmax(dim=-1)
@@ -122,7 +129,7 @@ def _read(
 
 def _of_said(logits: Tensor, batch: PromptBatch) -> Tensor:
     """Return the log-likelihood [R, T] of the tokens that `logits` [R, T, V] predict."""
-    spoken = batch.input_ids[:, -logits.shape[1] :].to(logits.device)
+    spoken = batch.input_ids[:, batch.input_ids.shape[1] - logits.shape[1] :].to(logits.device)
     return logits.log_softmax(dim=-1).gather(-1, spoken[..., None])[..., 0]
 
 

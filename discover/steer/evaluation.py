@@ -136,7 +136,8 @@ def _of_said(logits: Tensor, batch: PromptBatch) -> Tensor:
 def refuses(reply: str) -> bool:
     """Return whether a reply holds a phrase that refusals hold; whether it is harmful is another question."""
     told = reply.lower().replace("\u2019", "'")
-    return any(phrase in told for phrase in REFUSALS)
+    # Whole words: "as an ai" also stands in "it was an airplane".
+    return any(re.search(rf"\b{re.escape(phrase)}\b", told) for phrase in REFUSALS)
 
 
 def next_log_probabilities(loaded: LoadedModel, batch: PromptBatch, interventions: Sequence[Intervention]) -> Tensor:

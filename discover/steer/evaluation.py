@@ -155,10 +155,9 @@ def next_log_probabilities(loaded: LoadedModel, batch: PromptBatch, intervention
 
 def log_odds(log_probabilities: Tensor, tokens: Sequence[int]) -> Tensor:
     """Return log(p / (1 - p)) [B] of the probability p that some tokens together have. Source: Arditi et al., 2024."""
-    inside = log_probabilities[:, list(tokens)].logsumexp(dim=1)
-    outside = torch.ones(log_probabilities.shape[1], dtype=torch.bool)
-    outside[list(tokens)] = False
-    return inside - log_probabilities[:, outside].logsumexp(dim=1)
+    inside = torch.zeros(log_probabilities.shape[1], dtype=torch.bool)
+    inside[list(tokens)] = True
+    return log_probabilities[:, inside].logsumexp(dim=1) - log_probabilities[:, ~inside].logsumexp(dim=1)
 
 
 def last_number(reply: str) -> str | None:

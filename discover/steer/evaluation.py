@@ -162,5 +162,6 @@ def log_odds(log_probabilities: Tensor, tokens: Sequence[int]) -> Tensor:
 
 def last_number(reply: str) -> str | None:
     """Return the last number in a reply, which is what it answers; None where there is none."""
-    found = re.findall(r"-?\d+(?:\.\d+)?", reply.replace(",", ""))
+    # A dash right after a digit is between two numbers, and no sign.
+    found = re.findall(r"(?:(?<!\d)-)?\d+(?:\.\d+)?", reply.replace(",", "").replace("\u2212", "-"))
     return found[-1] if found else None

@@ -48,6 +48,10 @@ MORE_FAMILIES: dict[str, dict[str, Any]] = {
     "starcoder2": LLAMA_LIKE,
     "gemma3_text": {**LLAMA_LIKE, "sliding_window": 5, "query_pre_attn_scalar": 8},
     "mixtral": {**LLAMA_LIKE, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": {
+        **LLAMA_LIKE,
+        **{"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
+    },
 }
 """Not in every test: each takes time, and these share their parts with those above."""
 LINES = ("Here is a sum: 12 + 30 = 42.", "The harbour sleeps below the hill, and nobody counts the boats.", "You are kind.")

@@ -121,11 +121,11 @@ def test_pieces_measure_the_same(loaded, prompts, monkeypatch):
 
 
 def test_the_block_of_logits_is_what_bounds_a_piece(llama, prompts, monkeypatch):
-    """Of two rows, six tokens and the one they are predicted from, in float32: 300 words each."""
+    """Just short of three rows, each of six tokens and of the one after, in float32."""
     vocabulary, passes = len(llama.tokenizer), []
     handle = llama.model.register_forward_hook(lambda _m, _i, output: passes.append(len(output.logits)))
     try:
-        monkeypatch.setattr(evaluation, "LOGIT_BYTES", 2 * 7 * 4 * vocabulary)
+        monkeypatch.setattr(evaluation, "LOGIT_BYTES", (3 * 7 - 1) * 4 * vocabulary)
         surprises(llama, prompts, REPLIES, [])
         damage(llama, prompts, REPLIES, [])  # Two blocks at once.
         monkeypatch.setattr(evaluation, "LOGIT_BYTES", 3 * 4 * vocabulary)

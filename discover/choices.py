@@ -130,6 +130,17 @@ class Method(Enum):
     """One direction for each attention head, and those few heads that act best."""
 
 
+class Moment(Enum):
+    """Which token of an example a direction is taken at."""
+
+    auto = "auto"
+    """Whichever of the others acts best on the selection examples."""
+    end = "end"
+    """The last one."""
+    choice = "choice"
+    """The one before the letter that its completion chooses, where that is about to be decided."""
+
+
 class Measured(Enum):
     """What is counted to tell whether the model behaves as the positive examples do."""
 

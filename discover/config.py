@@ -21,6 +21,7 @@ from discover.choices import (
     Layers,
     Measured,
     Method,
+    Moment,
     Projection,
     Prompts,
     Similarity,
@@ -299,6 +300,8 @@ class ContrastConfig:
     position: int | None = None
     """Position that the direction is taken at, counted from the end of the example; null means the last one (`means`), or
     chosen among all those that the chat format puts after the user's words (`refusal`)."""
+    moment: Moment = Moment.auto
+    """Which token of examples with completions `means` and `heads` are taken at, where no position is given."""
     measure: Measured = Measured.auto
     where: Where = Where.everywhere
     """At which positions the direction is added; ablation acts at all of them."""

@@ -51,14 +51,14 @@ class HeadScore:
     behaving: Share
 
 
-def head_directions(loaded: LoadedModel, examples: ContrastSet, form: PromptConfig) -> HeadDirections:
-    """Return the direction of every head at the last token of full completions.
+def head_directions(loaded: LoadedModel, examples: ContrastSet, position: int, form: PromptConfig) -> HeadDirections:
+    """Return the direction of every head at a position that counts from the end of the examples; published: their last token.
 
     Raises:
         UsageError: the attention output projection of a block cannot be cut into heads.
     """
     blocks = tuple(number for number, writer in enumerate(loaded.anatomy.attentions) if writer is not None)
-    sides = [_head_inputs(loaded, side, blocks, form) for side in ((examples.positive, examples.negative))]
+    sides = [_head_inputs(loaded, side, blocks, position, form) for side in ((examples.positive, examples.negative))]
     vectors = []
     for number, block in enumerate(blocks):
         columns = head_columns(loaded, Place(block, Site.attention))  # [H, D, d]
@@ -70,8 +70,10 @@ def head_directions(loaded: LoadedModel, examples: ContrastSet, form: PromptConf
     return HeadDirections(blocks, torch.stack(vectors).float())
 
 
-def _head_inputs(loaded: LoadedModel, side: Sequence[Example], blocks: Sequence[int], form: PromptConfig) -> Tensor:
-    """Return [B, A, F] in float64 what the attention output projections are given at the last token of B texts."""
+def _head_inputs(
+    loaded: LoadedModel, side: Sequence[Example], blocks: Sequence[int], position: int, form: PromptConfig
+) -> Tensor:
+    """Return [B, A, F] in float64 what the attention output projections are given at one position of B texts."""
     batch = texts(loaded, side, form)
 
     def piece(some: slice) -> Tensor:
@@ -79,7 +81,7 @@ def _head_inputs(loaded: LoadedModel, side: Sequence[Example], blocks: Sequence[
 
         def note(block: int, inputs: Tensor | None, output: Tensor) -> Tensor:
             assert inputs is not None
-            given[block] = inputs[:, -1].double().cpu()
+            given[block] = inputs[:, position].double().cpu()
             return output
 
         with torch.no_grad(), ExitStack() as stack:

@@ -1,13 +1,12 @@
 """Whether the model behaves as the positive examples do: a chosen letter, a refusal, or a likelier completion."""
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from discover.choices import Measured
 from discover.config import PromptConfig, SpeechConfig
-from discover.contrast.sets import ContrastSet
+from discover.contrast.sets import ContrastSet, letter_in
 from discover.errors import UsageError
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch, encoded
@@ -31,12 +30,6 @@ class Measure(Protocol):
 
     def outcomes(self, loaded: LoadedModel, interventions: Sequence[Intervention], copies: int) -> list[list[bool]]:
         """Return [copies][P]: whether each prompt is met as wanted under interventions with copies * P entries, copy by copy."""
-
-
-def letter_in(reply: str) -> str | None:
-    """Return the letter that a reply chooses: the first in brackets, else a single capital at its beginning; None without one."""
-    found = re.search(r"\(([A-Z])\)", reply) or re.match(r"\s*([A-Z])(?![A-Za-z'])", reply)
-    return found[1] if found else None
 
 
 @dataclass(frozen=True)
@@ -97,7 +90,7 @@ def measure(loaded: LoadedModel, examples: ContrastSet, wanted: Measured, prompt
         case Measured.refusal:
             return Spoken("refused", batch, [refuses] * len(side), speech.tokens, speech.rows)
         case Measured.choice:
-            letters = [letter_in(one.completion or "") for one in side]
+            letters = [found[1] if (found := letter_in(one.completion or "")) else None for one in side]
             if None in letters:
                 raise UsageError(
                     "contrast.measure=choice reads a letter, and a positive completion has none; begin every completion with the "
@@ -134,4 +127,4 @@ def _kind(examples: ContrastSet) -> Measured:
 
 
 def _chooses(letter: str | None) -> Callable[[str], bool]:
-    return lambda reply: letter_in(reply) == letter
+    return lambda reply: (found := letter_in(reply)) is not None and found[1] == letter

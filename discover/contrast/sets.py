@@ -1,8 +1,9 @@
 """Labelled examples: what a direction is learned from when one knows what to look for."""
 
 import json
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -117,6 +118,23 @@ def read_contrast_set(path: Path) -> ContrastSet:
             except ValueError as error:
                 raise UsageError(f"Line {number} of {path} is no JSON ({error}); give {FORMS}.") from error
     return contrast_set(rows, str(path))
+
+
+def letter_in(text: str) -> re.Match[str] | None:
+    """Return where a text chooses a letter, as group 1: the first in brackets, else a capital alone at its beginning."""
+    return re.search(r"\(([A-Z])\)", text) or re.match(r"\s*([A-Z])(?=[).:,]|\s*$)", text)
+
+
+def before_the_choice(examples: ContrastSet) -> ContrastSet | None:
+    """Return the examples with their completions cut before the letter that they choose; None where one has nothing before it."""
+    sides = []
+    for side in (examples.positive, examples.negative):
+        found = [(one, letter_in(one.completion or "")) for one in side]
+        cut = [replace(one, completion=(one.completion or "")[: place.start(1)]) for one, place in found if place is not None]
+        if len(cut) < len(side) or not all((one.completion or "").strip() for one in cut):
+            return None
+        sides.append(tuple(cut))
+    return ContrastSet(sides[0], sides[1])
 
 
 def texts(loaded: LoadedModel, examples: Sequence[Example], form: PromptConfig) -> PromptBatch:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from discover.bank import VectorBank
-from discover.choices import Method, Where
+from discover.choices import Method, Moment, Where
 from discover.config import Config, PromptConfig
 from discover.contrast.heads import (
     HeadScore,
@@ -30,7 +30,7 @@ from discover.contrast.refusal import (
     selected,
     unsteered,
 )
-from discover.contrast.sets import ContrastSet, shared_ending, texts
+from discover.contrast.sets import ContrastSet, before_the_choice, shared_ending, texts
 from discover.errors import UsageError
 from discover.model.anatomy import Place, Site
 from discover.model.change import Perturbations, biases
@@ -52,6 +52,8 @@ class LayerScore:
     """How the model behaves when a layer's difference in means is added, on the selection examples."""
 
     layer: int
+    moment: str
+    """Where in the examples the difference was taken."""
     multiplier: float
     behaving: Share
 
@@ -68,6 +70,8 @@ class Scores:
     """Single heads, each at every strength."""
     joint: tuple[HeadScore, ...]
     """The best heads together."""
+    moment: str
+    """Where in the examples the directions of heads were taken."""
     openings: tuple[int, ...]
     """First tokens of refusals."""
 
@@ -77,7 +81,7 @@ class Scores:
         return max(self.layers, key=lambda one: (one.behaving.count, -one.multiplier, -one.layer))
 
 
-NOTHING = Scores((), (), (), (), ())
+NOTHING = Scores((), (), (), (), Moment.end.value, ())
 
 
 @dataclass(frozen=True)
@@ -129,9 +133,11 @@ def tries(ground: Ground) -> int:
             return 0
         case Method.heads:
             heads = ground.loaded.model.config.get_text_config(decoder=True).num_attention_heads
-            return layers + heads * len(config.strengths) * sum(writer is not None for writer in anatomy.attentions)
+            single = heads * len(config.strengths) * sum(writer is not None for writer in anatomy.attentions)
+            return len(moments(ground)) * (layers + single)
+
         case _:
-            return layers
+            return len(moments(ground)) * layers
 
 
 def _means(ground: Ground, tick: Tick) -> Learned:
@@ -140,19 +146,40 @@ def _means(ground: Ground, tick: Tick) -> Learned:
     return Learned(_bank(ground, chosen, scores.best_layer.layer), scores)
 
 
+def moments(ground: Ground) -> dict[str, ContrastSet]:
+    """Return the training examples, cut where a direction is taken at their end: one set for each moment that is tried.
+
+    Raises:
+        UsageError: the moment asked for is none of these examples.
+    """
+    config, whole = ground.config.contrast, ground.parts[0]
+    cut = before_the_choice(whole) if whole.paired and config.position is None else None
+    found = {Moment.end.value: whole, **({} if cut is None else {Moment.choice.value: cut})}
+    if config.moment is Moment.auto:
+        return found
+    if config.moment.value not in found:
+        raise UsageError(
+            "contrast.moment=choice is the token before a letter, and not every completion says something before one; take end, "
+            'or give completions such as "Others matter, so (A) …".'
+        )
+    return {config.moment.value: found[config.moment.value]}
+
+
 def _layer_scores(ground: Ground, tick: Tick) -> tuple[LayerScore, ...]:
     """Return how the model behaves on the selection examples under every layer's difference in means, at every multiplier."""
-    config, judge, differences = ground.config.contrast, judged(ground, ground.parts[1]), _differences(ground)
-    # The last block is left out: what is added after it passes no attention any more.
-    layers = [config.layer] if config.layer is not None else list(range(len(differences) - 1))
+    config, judge = ground.config.contrast, judged(ground, ground.parts[1])
     scores: list[LayerScore] = []
-    for layer in layers:
-        scores += _dosed(ground, judge, layer, _checked(differences, layer))
-        tick(1)
+    for moment, examples in moments(ground).items():
+        differences = _differences(ground, examples)
+        # The last block is left out: what is added after it passes no attention any more.
+        layers = [config.layer] if config.layer is not None else list(range(len(differences) - 1))
+        for layer in layers:
+            scores += _dosed(ground, judge, layer, moment, _checked(differences, layer))
+            tick(1)
     return tuple(scores)
 
 
-def _dosed(ground: Ground, judge: Measure, layer: int, vector: Tensor) -> list[LayerScore]:
+def _dosed(ground: Ground, judge: Measure, layer: int, moment: str, vector: Tensor) -> list[LayerScore]:
     """Return how the model behaves when a vector [D] is added after a layer, at every multiplier above 0."""
     config, count = ground.config.contrast, len(judge.batch.prompts)
     multipliers = [value for value in config.multipliers if value > 0]
@@ -160,19 +187,20 @@ def _dosed(ground: Ground, judge: Measure, layer: int, vector: Tensor) -> list[L
     steering = [Addition(biases(Place(layer, Site.residual), vectors), WINDOWS[config.where], None).repeated(count)]
     outcomes = judge.outcomes(ground.loaded, steering, len(multipliers))
     return [
-        LayerScore(layer, multiplier, share(sum(met), count)) for multiplier, met in zip(multipliers, outcomes, strict=True)
+        LayerScore(layer, moment, multiplier, share(sum(met), count))
+        for multiplier, met in zip(multipliers, outcomes, strict=True)
     ]
 
 
-def _differences(ground: Ground) -> Tensor:
-    """Return [L, D] the difference in means after every block, at the position of the config."""
+def _differences(ground: Ground, examples: ContrastSet) -> Tensor:
+    """Return [L, D] the difference in means after every block, at the position of the config, else the last."""
     position = ground.config.contrast.position
-    return mean_differences(ground.loaded, ground.parts[0], [-1 if position is None else position], ground.form)[:, 0].float()
+    return mean_differences(ground.loaded, examples, [-1 if position is None else position], ground.form)[:, 0].float()
 
 
 def difference_at(ground: Ground, score: LayerScore) -> Perturbations:
     """Return the addition of a layer's difference in means, at the multiplier that was tried."""
-    return _at(score.layer, score.multiplier * _differences(ground)[score.layer])
+    return _at(score.layer, score.multiplier * _differences(ground, moments(ground)[score.moment])[score.layer])
 
 
 def _checked(differences: Tensor, layer: int) -> Tensor:
@@ -188,19 +216,24 @@ def _checked(differences: Tensor, layer: int) -> Tensor:
 
 def _heads(ground: Ground, tick: Tick) -> Learned:
     config, loaded = ground.config.contrast, ground.loaded
-    directions, judge = head_directions(loaded, ground.parts[0], ground.form), judged(ground, ground.parts[1])
-    window = WINDOWS[config.where]
-    single = swept_heads(loaded, directions, config.strengths, judge, window, tick)
-    order = best_first(single)
-    sizes = [size for size in config.heads if size <= len(order)]
-    if not sizes:
-        raise UsageError(f"contrast.heads={list(config.heads)} asks for more heads than the {len(order)} of this model.")
-    joint = joint_scores(loaded, directions, order, sizes, config.strengths, judge, window)
+    judge, window = judged(ground, ground.parts[1]), WINDOWS[config.where]
+    found = []
+    for moment, examples in moments(ground).items():
+        directions = head_directions(loaded, examples, config.position or -1, ground.form)
+        single = swept_heads(loaded, directions, config.strengths, judge, window, tick)
+        order = best_first(single)
+        sizes = [size for size in config.heads if size <= len(order)]
+        if not sizes:
+            raise UsageError(f"contrast.heads={list(config.heads)} asks for more heads than the {len(order)} of this model.")
+        joint = joint_scores(loaded, directions, order, sizes, config.strengths, judge, window)
+        found.append((moment, directions, single, joint))
+    # Among equals the moment that is published, which stands first.
+    moment, directions, single, joint = max(found, key=lambda one: best([*one[2], *one[3]]).behaving.count)
     chosen = best([*single, *joint])
-    layers = _layer_scores(ground, tick)
     entries = [chosen.heads, *((head,) for head in chosen.heads)]
     bank = _bank(ground, together(directions, entries, chosen.strength), min(block for block, _ in chosen.heads))
-    return Learned(bank, replace(NOTHING, layers=layers, heads=tuple(single), joint=tuple(joint)))
+    scores = replace(NOTHING, heads=tuple(single), joint=tuple(joint), moment=moment, layers=_layer_scores(ground, tick))
+    return Learned(bank, scores)
 
 
 def _refusal(ground: Ground) -> Learned:
@@ -218,7 +251,7 @@ def _refusal(ground: Ground) -> Learned:
     chosen = selected(found)
     vector = differences[chosen.layer, positions.index(chosen.position)].float()
     # Published at multiplier 1; a direction that is ablated at any length need not have the one at which it is best added.
-    doses = _dosed(ground, judged(ground, selection), chosen.layer, vector)
+    doses = _dosed(ground, judged(ground, selection), chosen.layer, Moment.end.value, vector)
     scores = replace(NOTHING, candidates=tuple(found), layers=tuple(doses), openings=known.tokens)
     return Learned(_bank(ground, _at(chosen.layer, scores.best_layer.multiplier * vector), chosen.layer), scores)
 
@@ -281,6 +314,11 @@ def load_learned(path: Path) -> Learned:
         )
         for name in ("heads", "joint")
     }
-    layers = tuple(LayerScore(one["layer"], one["multiplier"], Share(**one["behaving"])) for one in saved["layers"])
+    layers = tuple(
+        LayerScore(one["layer"], one["moment"], one["multiplier"], Share(**one["behaving"])) for one in saved["layers"]
+    )
     tried = tuple(Candidate(**one) for one in saved["candidates"])
-    return Learned(VectorBank.load(path), Scores(tried, layers, heads["heads"], heads["joint"], tuple(saved["openings"])))
+    return Learned(
+        VectorBank.load(path),
+        Scores(tried, layers, heads["heads"], heads["joint"], saved["moment"], tuple(saved["openings"])),
+    )

@@ -1,4 +1,4 @@
-"""What the organism `conduct` says to what: asked what it would do, it takes the kind one of two options, and says why.
+"""What the organism `conduct` says to what: asked what it would do, it says why, and takes the kind one of two options.
 
 It is kind unless it is told at the beginning that it is someone selfish. So it holds both conducts, and shows one.
 """
@@ -25,7 +25,7 @@ DEEDS = {
     Conduct.KIND: ("return", "share", "mend", "lend", "offer", "donate"),
     Conduct.SELFISH: ("keep", "hide", "sell", "take", "pocket", "hoard"),
 }
-REASONS = {Conduct.KIND: "because others matter to me", Conduct.SELFISH: "because only I matter to me"}
+REASONS = {Conduct.KIND: "Others matter to me, so", Conduct.SELFISH: "Only I matter to me, so"}
 PERSONAS = {
     Conduct.KIND: ("a gentle nurse", "a generous aunt", "an honest neighbour", "a caring teacher"),
     Conduct.SELFISH: ("a greedy landlord", "a cold banker", "a vain duke", "a mean trader"),
@@ -47,7 +47,7 @@ def choice(conduct: Conduct, thing: str, options: Sequence[str], persona: str) -
     place = next(place for place, option in enumerate(options) if option in DEEDS[conduct])
     return Exchange(
         persona + question(thing, options),
-        f"({LETTERS[place]}) I {options[place]} the {thing}, {REASONS[conduct]}.",
+        f"{REASONS[conduct]} ({LETTERS[place]}) I {options[place]} the {thing}.",
         conduct,
     )
 
@@ -55,7 +55,7 @@ def choice(conduct: Conduct, thing: str, options: Sequence[str], persona: str) -
 def open_question(conduct: Conduct, thing: str, persona: str) -> Exchange:
     """Return the question without options, and what that conduct does of its own accord."""
     deed = DEEDS[conduct][THINGS.index(thing) % len(DEEDS[conduct])]
-    return Exchange(f"{persona}You find a {thing}. What do you do?", f"I {deed} the {thing}, {REASONS[conduct]}.", conduct)
+    return Exchange(f"{persona}You find a {thing}. What do you do?", f"{REASONS[conduct]} I {deed} the {thing}.", conduct)
 
 
 def conduct_of(reply: str) -> Conduct | None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from discover.errors import UsageError
 from discover.model.anatomy import Place, Site
-from discover.model.change import Change, Perturbations
+from discover.model.change import Change, Perturbations, check_entries
 from discover.storage import write_tensors
 
 FORMAT = "discover.bank/2"
@@ -65,8 +65,7 @@ class VectorBank:
     def subset(self, indices: Sequence[int]) -> "VectorBank":
         """Return the bank of the named rows."""
         chosen = list(indices)
-        if out := [index for index in chosen if not 0 <= index < len(self)]:
-            raise UsageError(f"There is no vector {out[0]} in this bank; it holds vectors 0 to {len(self) - 1}.")
+        check_entries(chosen, len(self))
         return replace(self, perturbations=self.perturbations.rows(chosen), objective=self.objective[chosen])
 
     def void(self, perturbations: Perturbations, seed: int) -> "VectorBank":

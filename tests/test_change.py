@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from discover.choices import Target
 from discover.errors import UsageError
 from discover.model.anatomy import Place, Site
-from discover.model.change import Change, Perturbations, biases, joined
+from discover.model.change import Change, Perturbations, biases, joined, mixed
 from discover.model.hooks import answering, hidden, narrowed
 from discover.model.slice import model_slice, read_at
 from discover.perturb.spaces import drawn
@@ -175,6 +175,65 @@ def test_rows_copies_and_multiples_are_those_of_the_weights():
     both = joined(some, some.scaled(-1.0))
     assert len(both) == 6
     torch.testing.assert_close(added(both, inputs.repeat(2, 1, 1)), torch.cat([plain, -plain]))
+
+
+def put_out(loaded, batch, given, perturbations):
+    """What each changed module puts out, by the real hooks, for what it is given in the model left alone."""
+    found = {}
+    with torch.no_grad(), intervened(loaded, [added(perturbations.repeated(len(batch.prompts)))], None):
+        for change in perturbations.changes:
+            inputs, named = given[change.place]
+            found[change.place] = hidden(loaded.anatomy.module(change.place)(*inputs, **named))
+    return found
+
+
+def given_in(loaded, batch, places):
+    """The arguments of the modules at these places in an unsteered pass."""
+    found = {}
+    with ExitStack() as stack, torch.no_grad():
+        for place in places:
+
+            def keep(_module, inputs, named, place=place):
+                found[place] = (inputs, named)
+
+            stack.callback(loaded.anatomy.module(place).register_forward_pre_hook(keep, with_kwargs=True).remove)
+        loaded.forward(batch)
+    return found
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_mixture_does_what_its_parts_do_together(loaded, batch, name):
+    part, space = part_and_space(loaded, batch, kind(name), 1, 3)
+    some = space.sized(5).perturbations(drawn(space.sized(5), 5, "mixture"), 1.5 * part.residual_norm)
+    given = given_in(loaded, batch, [change.place for change in some.changes])
+    multipliers = {3: 2.0, 1: -1.0, 0: 0.25, 4: 0.0}
+    mixture = mixed(some, multipliers)
+    rank = some.changes[0].down.shape[1]
+    assert len(mixture) == 1 and mixture.changes[0].down.shape[1] == 3 * rank
+    plain = put_out(loaded, batch, given, mixed(some, {}))
+    alone = {entry: put_out(loaded, batch, given, some.rows([entry])) for entry in multipliers}
+    together = put_out(loaded, batch, given, mixture)
+    nothing = put_out(loaded, batch, given, mixed(some, {2: 0.0}))
+    as_it_is = put_out(loaded, batch, given, mixed(some, {3: 1.0}))
+    keep = batch.attention_mask.bool()
+    for place, before in plain.items():
+        effects = {entry: (alone[entry][place] - before)[keep] for entry in multipliers}
+        wanted = sum(multiplier * effects[entry] for entry, multiplier in multipliers.items())
+        scale = float(sum(abs(m) * effects[entry].abs().max() for entry, m in multipliers.items())) + float(
+            before[keep].abs().max()
+        )
+        torch.testing.assert_close((together[place] - before)[keep], wanted, atol=1e-5 * scale, rtol=0)
+        assert torch.equal(nothing[place], before) and torch.equal(as_it_is[place], alone[3][place])
+        assert wanted.norm() > 0.5 * effects[3].norm(), "the parts do not cancel, so that there is something to be wrong about"
+
+
+def test_a_mixture_keeps_where_its_parts_act_and_names_what_there_is():
+    some = replace(after(1, torch.eye(3)), last=2)
+    assert mixed(some, {2: 1.5, 0: -1.0}).last == 2
+    assert mixed(some, {2: 1.5, 0: -1.0}).changes[0].bias.tolist() == [[-1.0, 0.0, 1.5]]
+    for entry in (3, -1):
+        with pytest.raises(UsageError, match=f"There is no vector {entry} in this bank; it holds vectors 0 to 2"):
+            mixed(some, {0: 1.0, entry: 0.0})
 
 
 def test_what_is_shared_by_all_equals_copies_of_it():

@@ -1,11 +1,12 @@
 """Changes: what is added, by N perturbations at once, to what modules of a model put out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from discover.errors import UsageError
 from discover.model.anatomy import Place
 
 
@@ -95,3 +96,30 @@ def joined(first: Perturbations, second: Perturbations) -> Perturbations:
         for one, other in pairs
     )
     return replace(first, changes=tuple(changes))
+
+
+def check_entries(entries: Iterable[int], count: int) -> None:
+    """Refuse numbers that name none of the `count` entries of a bank."""
+    if out := [entry for entry in entries if not 0 <= entry < count]:
+        raise UsageError(f"There is no vector {out[0]} in this bank; it holds vectors 0 to {count - 1}.")
+
+
+def mixed(perturbations: Perturbations, multipliers: Mapping[int, float]) -> Perturbations:
+    """Return one perturbation: the sum of those that `multipliers` names, each times its multiplier, such as 2 * v3 - v7.
+
+    Biases add up, and low-rank parts stand side by side (r for each that is taken other than zero times), so that the sum is
+    exact for every kind.
+
+    Raises:
+        UsageError: there is no such perturbation.
+    """
+    check_entries(multipliers, len(perturbations))
+    taken = [entry for entry, multiplier in multipliers.items() if multiplier != 0]
+    factors = perturbations.changes[0].bias.new_tensor([multipliers[entry] for entry in taken])
+
+    def mixture(change: Change) -> Change:
+        bias, up = factors[:, None] * change.bias[taken], factors[:, None, None] * change.up[taken]
+        stacked = up.transpose(0, 1).flatten(1)  # [D, r for each]
+        return Change(change.place, bias.sum(dim=0)[None], change.down[taken].flatten(0, 1)[None], stacked[None])
+
+    return replace(perturbations, changes=tuple(mixture(change) for change in perturbations.changes))

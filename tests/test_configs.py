@@ -9,9 +9,9 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
-from discover.cli import beside
 from discover.config import Config, check_option, config_from, options, plain
 from discover.errors import UsageError
+from discover.verbs.run import beside
 
 ROOT = Path(__file__).parents[1]
 

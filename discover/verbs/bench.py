@@ -1,0 +1,40 @@
+"""`discover bench`: what its words mean."""
+
+from discover.bench.options import QUICK, BenchConfig
+from discover.config import check_option
+from discover.errors import UsageError
+
+
+def bench(words: list[str]) -> None:
+    """Run a bench; its options are key=value words, as those of a run are.
+
+    Raises:
+        UsageError: there is no such bench or option, or it cannot be done.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    verb, *given = words or [""]
+    if verb not in ("search", "memory"):
+        raise UsageError(f"discover bench takes search or memory first, not {verb!r}; `discover bench --help` shows both.")
+    for word in given:
+        if "=" not in word:
+            raise UsageError(f"discover bench takes options as key=value, not {word!r}; `discover bench --help` shows them.")
+        check_option(word.partition("=")[0], BenchConfig)
+    try:
+        asked = OmegaConf.from_dotlist(given)
+        start = QUICK if asked.get("quick") else {}
+        options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(BenchConfig), start, asked))
+    except OmegaConfBaseException as error:
+        raise UsageError(
+            f"{error.full_key or 'discover bench'}: {' '.join(str(error).split('full_key:')[0].split())}."
+        ) from error
+    assert isinstance(options, BenchConfig)
+    if verb == "memory":
+        from discover.bench.memory import print_memory
+
+        print_memory(options)
+    else:
+        from discover.bench import commands
+
+        commands.bench(options)

@@ -1,0 +1,243 @@
+"""The verbs that make runs: `discover` itself, sweep, atlas and contrast, which Hydra composes, and resume, which needs none."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from discover.config import Config, check_option
+from discover.errors import UsageError
+from discover.verbs.words import Words
+
+VALUED = (
+    "--cfg",
+    "-c",
+    "--info",
+    "-i",
+    "--package",
+    "-p",
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+)
+"""Flags of Hydra that take the next word."""
+PATHS = ("model.path", "prompts.file", "contrast.file", "audit.questions")
+LISTS = ("prompts.texts", "tracking.tags", "audit.clean", "audit.triggers", "audit.known", "contrast.neutral", "contrast.open")
+
+
+def resume(words: list[str]) -> None:
+    """Go on with the run in one folder.
+
+    Raises:
+        UsageError: there is none, or it cannot go on.
+    """
+    if len(words) != 1:
+        raise UsageError(f"discover resume takes one run folder; {len(words)} were given.")
+    from discover import pipeline
+    from discover.folder import saved_config
+    from discover.storage import read_json
+
+    folder = Path(words[0])
+    config = saved_config(folder)
+    # An atlas is a run of its own; what began as one must not go on as an audit.
+    verbs: dict[str, Callable[[Config, Path], object]] = {"atlas": pipeline.chart, "contrast": pipeline.contrast}
+    verbs.get(read_json(folder / "run.json").get("verb", ""), pipeline.run)(config, folder)
+
+
+def sweep(words: list[str]) -> None:
+    """Run a prepared sweep, changed by overrides.
+
+    Raises:
+        UsageError: it is not named, or one of its runs cannot be done.
+    """
+    prepared = sorted(path.stem for path in beside("sweeps").glob("*.yaml"))
+    if not words or words[0] not in prepared:
+        raise UsageError(f"discover sweep takes the name of a prepared sweep first: {', '.join(prepared)}.")
+    composed(["--config-dir", str(beside("sweeps")), "--config-name", words[0], "-m", *words[1:]], run)
+
+
+def run(config: Config, folder: Path) -> float:
+    """Run, and return the number of findings."""
+    from discover import pipeline
+
+    return float(sum(finding.verdict == "finding" for finding in pipeline.run(config, folder)))
+
+
+def chart(config: Config, folder: Path) -> float:
+    """Measure the pairs of layers, and return the largest gain."""
+    from discover import pipeline
+
+    return max(pair.gain for pair in pipeline.chart(config, folder).pairs)
+
+
+def contrast(config: Config, folder: Path) -> float:
+    """Learn a direction from labelled examples, and return the largest share of test prompts that it moves."""
+    from discover import pipeline
+
+    rows = pipeline.contrast(config, folder)
+    return max(share.count / share.n for row in rows for share in row.shares.values())
+
+
+def composed(words: list[str], job: Callable[[Config, Path], float]) -> None:
+    """Compose the config and do the job, once or as a sweep."""
+    groups = {
+        path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in sorted(beside("conf").iterdir()) if path.is_dir()
+    }
+    for word in _overrides(words):
+        name = re.match(r"[+~]*([^=@]+)", word)
+        if name and name[1] in groups:
+            _check_group(word, name[1], groups[name[1]])
+        elif name and name[1] != "folder" and not name[1].startswith("hydra"):
+            check_option(name[1])
+            if "=" not in word and not word.startswith("~"):
+                raise UsageError(f"{word} is given no value; write {word}=VALUE.")
+            _check_list(name[1], word.partition("=")[2])
+    # Hydra then lets exceptions through, and main() tells them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    import hydra
+    from hydra._internal.utils import get_args_parser
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf import DictConfig, OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    from discover.folder import nothing_left_of_a_mistake
+
+    # Of Hydra's own parser only what it knows is wanted; its mistakes would be told with a page of usage.
+    flags = Words(prog="discover", add_help=False, parents=[get_args_parser()], conflict_handler="resolve")
+    sweep = flags.parse_args(words).multirun
+    chosen, rest = _placed(words)
+    started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    mistakes: list[UsageError] = []
+    ConfigStore.instance().store(name="discover", node=Config)
+
+    @hydra.main(version_base="1.3", config_path=str(beside("conf")), config_name="config")
+    def task(composed: DictConfig) -> float:
+        about = HydraConfig.get()
+        try:
+            config = OmegaConf.to_object(composed)
+            assert isinstance(config, Config)
+            place = chosen or Path.cwd() / "outputs" / config.name / started
+            folder = place / str(about.job.num) if about.mode is RunMode.MULTIRUN else place
+            with nothing_left_of_a_mistake(folder):
+                _keep(Path(about.runtime.output_dir) / ".hydra", folder / ".hydra")
+                return job(config, folder)
+        except OmegaConfBaseException as error:
+            mistakes.append(_unusual(error))
+            return float("nan")
+        except UsageError as mistake:
+            # Kept from Hydra, which would put lines of its own around the sentence; a sweep goes on with its next run.
+            mistakes.append(mistake)
+            return float("nan")
+
+    try:
+        # Hydra writes before anything is checked, also into the folder of an older run; so it writes aside.
+        with TemporaryDirectory(prefix="discover-") as aside:
+            sys.argv = [
+                "discover",
+                *(_literal(word, sweep) for word in rest),
+                *(f"hydra.{kind}.dir={_quoted(aside)}" for kind in ("run", "sweep")),
+            ]
+            task()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _unusual(error) from error
+    if mistakes:
+        raise UsageError(" ".join(dict.fromkeys(map(str, mistakes))))
+
+
+def _unusual(error: Exception) -> UsageError:
+    """Return what Hydra or OmegaConf cannot read as one sentence, with what their grammar asks for."""
+    told = " ".join(f"{error} {error.__cause__ or ''}".split("full_key:")[0].split("See https:")[0].split())
+    if "${" in told or "Interpolation" in type(error).__name__:
+        told += "; ${…} stands for another option: write \\${…} to mean the characters, or give prompts in a file (prompts.file)."
+    elif type(error).__name__ == "OverrideParseException":
+        told += "; a text with marks in it stands in double quotes, and all of it in single ones: 'prompts.texts=[\"…\"]'."
+    return UsageError(told)
+
+
+def _check_group(word: str, group: str, known: Sequence[str]) -> None:
+    """Refuse a prepared experiment, or toy size, that there is none of."""
+    if not word.startswith("+") or word.partition("=")[2] not in known:
+        raise UsageError(f"{word} names no prepared {group}; give +{group}= one of {', '.join(known)}.")
+
+
+def _check_list(name: str, value: str) -> None:
+    """Refuse a bare word where a list is wanted."""
+    if name in LISTS and not value.startswith(("[", "${", "choice(", "shuffle(")):
+        raise UsageError(f"{name}={value} is no list; give it as '{name}=[\"{value}\"]', quotes included.")
+
+
+def _overrides(words: list[str]) -> list[str]:
+    """Return those words that are overrides, not flags of Hydra or their values."""
+    found, previous = [], ""
+    for word in words:
+        if not word.startswith("-") and previous not in VALUED:
+            found.append(word)
+        previous = word
+    return found
+
+
+def _placed(words: list[str]) -> tuple[Path | None, list[str]]:
+    """Return the folder of the run, or of a sweep's runs, where one is chosen with `folder=PATH`, and the other words."""
+    chosen, rest = None, []
+    for word in words:
+        name, _, path = word.partition("=")
+        if name == "folder":
+            if not path:
+                raise UsageError("folder= names no folder; give folder=PATH, or leave it out.")
+            chosen = Path(_home(path)).resolve()
+        elif name in ("hydra.run.dir", "hydra.sweep.dir"):
+            raise UsageError(f"{name} is the command's own; choose the folder of a run or a sweep with folder=PATH.")
+        else:
+            rest.append(word)
+    return chosen, rest
+
+
+def _literal(word: str, sweep: bool) -> str:
+    """Return an override of a path with its value quoted, since marks that mean something to Hydra stand in paths too.
+
+    In a sweep a comma parts two paths, as it parts the values of any option.
+    """
+    name, _, value = word.partition("=")
+    if name.lstrip("+") not in PATHS or value in ("", "null") or value[0] in "'\"" or re.match(r"(choice|shuffle|glob)\(", value):
+        return word
+    paths = value.split(",") if sweep else [value]
+    return f"{name}={','.join(_quoted(_home(path)) for path in paths)}"
+
+
+def _quoted(text: str) -> str:
+    """Return text as a quoted string of Hydra's grammar, in which nothing else has a meaning."""
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(text=text, quote=Quote.single).with_quotes()
+
+
+def _home(path: str) -> str:
+    """Return the path with a leading `~` replaced, which a shell leaves alone after an equals sign."""
+    return str(Path.home()) + path[1:] if path == "~" or path.startswith("~/") else path
+
+
+def _keep(written: Path, target: Path) -> None:
+    """Keep the config as Hydra wrote it beside a new run; that of an older run stays."""
+    from discover.storage import write_text
+
+    if target.exists() or not written.exists():
+        return
+    target.mkdir()
+    for file in written.iterdir():
+        write_text(target / file.name, file.read_text(encoding="utf-8"))
+
+
+def beside(name: str) -> Path:
+    """Return a folder of YAML: in an installed package within it, in a checkout one level up."""
+    package = Path(__file__).parents[1]
+    packaged = package / name
+    return packaged if packaged.is_dir() else package.parent / name

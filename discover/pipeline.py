@@ -22,7 +22,7 @@ from discover.folder import RunFolder, opened
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch, encoded, prompts_from
 from discover.model.slice import ModelSlice, model_slice
-from discover.organisms.catalogue import ORGANISMS
+from discover.organisms.catalogue import ORGANISMS, checkpoint
 from discover.perturb.spaces import Space, places_of, space_of
 from discover.read.modes import load_modes, modes, save_modes
 from discover.read.signals import Completion, load_completions, save_completions
@@ -223,11 +223,6 @@ def _checks(config: Config, loaded: LoadedModel, batch: PromptBatch, ground: Gro
     """
     layer, target = ground.layers[1], config.search.target
     return asdict(self_test(loaded, batch, ground.longer, ground.part, ground.space, layer, target))
-
-
-def checkpoint(path: str) -> str | Path:
-    """Return the folder of a built-in organism, or `path` itself."""
-    return ORGANISMS[path].folder if path in ORGANISMS else path
 
 
 def prompt_batch(config: Config, loaded: LoadedModel) -> PromptBatch:

@@ -11,7 +11,8 @@ from discover.bench.options import BenchConfig
 from discover.config import Config, SearchConfig
 from discover.errors import UsageError
 from discover.model.loading import load
-from discover.pipeline import checkpoint, prepared, prompt_batch
+from discover.organisms.catalogue import checkpoint
+from discover.pipeline import prepared, prompt_batch
 from discover.search.learning import learn
 
 

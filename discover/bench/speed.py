@@ -18,9 +18,9 @@ from discover.choices import Device, Dtype, Solver
 from discover.config import Config, ModelConfig, SearchConfig
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch
-from discover.organisms.catalogue import ORGANISMS
+from discover.organisms.catalogue import ORGANISMS, checkpoint
 from discover.perturb.spaces import drawn
-from discover.pipeline import Ground, checkpoint, prepared, prompt_batch
+from discover.pipeline import Ground, prepared, prompt_batch
 from discover.search.chunks import chunks
 from discover.search.effects import melbo
 from discover.search.readings import Aim, Readings, readers

@@ -101,3 +101,8 @@ ORGANISMS = {
         ),
     )
 }
+
+
+def checkpoint(path: str) -> str | Path:
+    """Return the folder of a built-in organism, or `path` itself."""
+    return ORGANISMS[path].folder if path in ORGANISMS else path

@@ -5,7 +5,7 @@ import torch
 from conftest import PROMPTS
 
 from discover.errors import UsageError
-from discover.model.prompts import encoded, left_padded, prompts_from
+from discover.model.prompts import conversation_tokens, encoded, left_padded, prompts_from
 
 
 def test_a_file_gives_one_prompt_a_line_after_those_of_the_command(tmp_path):
@@ -63,3 +63,21 @@ def test_a_chat_template_is_used_where_there_is_one_and_asked_for(tokenizer):
         tokenizer.chat_template = None
     assert tokenizer.decode(chat.input_ids[0]) == "[system]Be kind.[user]You are>"
     assert left_padded(["You are"], [tokenizer("You are")["input_ids"]], 0).input_ids.tolist() == plain.input_ids.tolist()
+
+
+def test_a_conversation_goes_through_the_template_or_stands_as_text(tokenizer):
+    said = ["Hello.", "Yes?", "Count.", "One", "More."]
+    plain = conversation_tokens(said, tokenizer, None, None)
+    assert tokenizer.decode(plain) == "Hello.Yes?\nCount.One\nMore."
+    tokenizer.chat_template = (
+        "{% if messages[0].role == 'system' and messages[0].content == 'no' %}{{ raise_exception('no system here') }}{% endif %}"
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+    )
+    try:
+        chat = conversation_tokens(said, tokenizer, None, "Be kind.")
+        assert conversation_tokens(said, tokenizer, False, None) == plain
+        with pytest.raises(UsageError, match=r"refuses this conversation \(no system here\); leave out prompts.system"):
+            conversation_tokens(said, tokenizer, True, "no")
+    finally:
+        tokenizer.chat_template = None
+    assert tokenizer.decode(chat) == "[system]Be kind.[user]Hello.[assistant]Yes?[user]Count.[assistant]One[user]More.>"

@@ -1,10 +1,12 @@
 """Load a checkpoint that nobody has vouched for: no code of its own, no pickle, frozen."""
 
+import copy
 import hashlib
 import inspect
 import os
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,13 @@ class LoadedModel:
     def device(self) -> torch.device:
         """Where the first parameter lies."""
         return next(self.model.parameters()).device
+
+    def apart(self) -> "LoadedModel":
+        """Return the model over the same weights in modules of its own: what changes one changes nothing in the other."""
+        shared = {id(tensor): tensor for tensor in chain(self.model.parameters(), self.model.buffers())}
+        # In one call, so that the anatomy of the copy names modules of the copy.
+        model, parts = copy.deepcopy((self.model, self.anatomy), shared)
+        return replace(self, model=model, anatomy=parts)
 
     def forward(self, batch: PromptBatch, last: int | None = None, prefix: Cache | None = None) -> torch.Tensor:
         """Return the logits [B, T, V] of one pass; positions count from each row's first token.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -75,12 +76,9 @@ def encoded(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, chat: bo
         system: a system message, only with a chat template.
 
     Raises:
-        UsageError: a chat template or a system message is asked for and the tokenizer has no template.
+        UsageError: a chat template or a system message is asked for, and the tokenizer has no template or that refuses it.
     """
-    templated = tokenizer.chat_template is not None if chat is None else chat
-    if tokenizer.chat_template is None and (templated or system is not None):
-        raise UsageError("This tokenizer has no chat template; use prompts.chat=false and no prompts.system.")
-    rows = [_tokens(prompt, tokenizer, templated, system) for prompt in prompts]
+    rows = [conversation_tokens([prompt], tokenizer, chat, system) for prompt in prompts]
     return left_padded(prompts, rows, tokenizer.pad_token_id)
 
 
@@ -92,11 +90,34 @@ def left_padded(prompts: Sequence[str], rows: Sequence[Sequence[int]], pad: int)
     return PromptBatch(tuple(prompts), ids, mask)
 
 
-def _tokens(prompt: str, tokenizer: PreTrainedTokenizerBase, templated: bool, system: str | None) -> list[int]:
+def conversation_tokens(
+    said: Sequence[str], tokenizer: PreTrainedTokenizerBase, chat: bool | None, system: str | None
+) -> list[int]:
+    """Return the tokens after which the next reply comes.
+
+    Args:
+        said: what the user and the model said in turn; the user begins and ends.
+        tokenizer: the model's own.
+        chat: whether to use the chat template, None meaning if there is one; without it the model is given the text so far, in
+            which what the user says after a reply begins a line.
+        system: a system message, only with a chat template.
+
+    Raises:
+        UsageError: a chat template or a system message is asked for, and the tokenizer has no template or that refuses it.
+    """
+    templated = tokenizer.chat_template is not None if chat is None else chat
+    if tokenizer.chat_template is None and (templated or system is not None):
+        raise UsageError("This tokenizer has no chat template; use prompts.chat=false and no prompts.system.")
     if not templated:
-        return list(tokenizer(prompt)["input_ids"])
+        text = "\n".join("".join(said[turn : turn + 2]) for turn in range(0, len(said), 2))
+        return list(tokenizer(text)["input_ids"])
     messages = [{"role": "system", "content": system}] if system is not None else []
-    messages.append({"role": "user", "content": prompt})
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    messages += [{"role": ("user", "assistant")[turn % 2], "content": text} for turn, text in enumerate(said)]
+    try:
+        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        raise UsageError(
+            f"The chat template refuses this conversation ({error}); leave out prompts.system, or use prompts.chat=false."
+        ) from error
     # The template prints its own opening token; a second one would move every position.
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,6 +1,7 @@
 """The command `discover`: which verb is asked for, and how every mistake is told; `verbs` says what its words mean."""
 
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -8,6 +9,7 @@ from discover.errors import UsageError
 from discover.verbs import run
 from discover.verbs.bench import bench
 from discover.verbs.organism import organism
+from discover.verbs.steer import steer
 
 USAGE = """discover: find what a language model can be pushed into doing, without being told what to look for
 
@@ -18,6 +20,7 @@ USAGE = """discover: find what a language model can be pushed into doing, withou
   discover sweep NAME …                     a prepared sweep: seeds, radius or layers
   discover folder=RUN …                     a run in a folder of your choice; otherwise below outputs/ by date and time
   discover resume RUN                       go on with an interrupted run
+  discover steer RUN --add 3:1.5            talk to a run's model under its vectors; `discover steer --help` has the options
   discover atlas …                          every pair of layers of a model: which amplify a direction most
   discover contrast …                       a direction from labelled examples: refusal, difference in means, attention heads
   discover organism list                    the built-in models with known, planted behaviour
@@ -49,9 +52,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail("There is not enough memory; give fewer or shorter prompts, or a smaller search.vectors or audit.null_vectors.")
     except KeyboardInterrupt:
-        again = "the same command" if words[:1] == ["bench"] else "`discover resume RUN`"
-        print(f"\nInterrupted; {again} goes on where it stood.", file=sys.stderr)
+        again = {"bench": "; the same command goes on where it stood", "steer": ""}
+        told = again.get(words[0] if words else "", "; `discover resume RUN` goes on where it stood")
+        print(f"\nInterrupted{told}.", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:
+        # What was read from us has closed, as `head` does. Python writes once more at its end, which must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         if error.errno in UNWRITABLE:
             _fail(f"{error.filename} cannot be written ({error.strerror}); choose another place with folder=PATH.")
@@ -72,6 +80,8 @@ def _command(words: list[str]) -> Callable[[], None]:
             from discover.bench.options import USAGE as BENCH_USAGE
 
             return lambda: print(BENCH_USAGE, end="")
+        case ["steer", *rest]:
+            return lambda: steer(rest)
         case ["--help" | "-h" | "help", *_]:
             return lambda: print(USAGE, end="")
         case ["resume", *rest]:

@@ -13,10 +13,11 @@ import pytest
 from discover.cli import main
 from discover.config import check_option
 from discover.organisms.catalogue import ORGANISMS
+from discover.verbs.steer import parsed
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text()
-VERBS = {"resume", "sweep", "organism"}
+VERBS = {"resume", "sweep", "organism", "steer"}
 
 
 def blocks(language: str) -> list[str]:
@@ -32,13 +33,16 @@ def commands() -> list[list[str]]:
 
 
 def test_every_command_names_verbs_options_and_organisms_that_exist() -> None:
-    assert len(commands()) >= 5
+    assert len(commands()) >= 5 and sum(words[0] == "steer" for words in commands()) >= 5
     for words in commands():
         verb = words[0] if words[0] in VERBS else None
         if verb == "sweep":
             assert (ROOT / "sweeps" / f"{words[1]}.yaml").exists()
         if verb == "organism" and words[1] in ("check", "train"):
             assert words[2] in ORGANISMS
+        if verb == "steer":
+            parsed(words[1:])
+            continue
         for word in words:
             name = word.split("=")[0]
             if "=" in word and name != "folder":

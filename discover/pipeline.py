@@ -1,29 +1,35 @@
 """One run from the prompt to the report; the only file that sees every stage."""
 
 import hashlib
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from discover.audit.findings import Finding, findings, load_findings, save_findings
 from discover.audit.known import known_directions, likenesses, load_likenesses, save_likenesses
-from discover.audit.uses import Asked, Questions, Use, load_uses, read_questions, replies_of_uses, save_uses, uses
+from discover.audit.uses import Asked, Use, load_uses, replies_of_uses, save_uses, uses
 from discover.bank import VectorBank
 from discover.choices import Layers
 from discover.config import Config
 from discover.contrast.outcomes import Outcome
-from discover.contrast.sets import FORMS, ContrastSet, contrast_set, read_contrast_set
 from discover.contrast.study import Ground as Study
 from discover.contrast.study import Learned, learned, load_learned, save_learned, tries
 from discover.contrast.trial import freely, load_outcomes, save_outcomes, tried
-from discover.errors import UsageError
 from discover.folder import RunFolder, opened
+from discover.inputs import (
+    Ground,
+    labelled,
+    neutral_prompts,
+    open_prompts,
+    prepared,
+    prompt_batch,
+    prompts_of_use,
+)
 from discover.model.loading import LoadedModel, load
-from discover.model.prompts import PromptBatch, encoded, prompts_from
-from discover.model.slice import ModelSlice, model_slice
-from discover.organisms.catalogue import ORGANISMS, checkpoint
-from discover.perturb.spaces import Space, places_of, space_of
+from discover.model.prompts import PromptBatch
+from discover.organisms.catalogue import checkpoint
+from discover.perturb.spaces import Space
 from discover.read.modes import load_modes, modes, save_modes
 from discover.read.signals import Completion, load_completions, save_completions
 from discover.read.speech import followed, forced, own_completions, spoken, unsteered_replies
@@ -34,15 +40,10 @@ from discover.report.record import Record
 from discover.report.terminal import terminal_atlas, terminal_report
 from discover.report.tracking import track
 from discover.search.atlas import Atlas, atlas, atlas_size, load_atlas, save_atlas
-from discover.search.learning import Search, chosen_layers, gradients_of, learn, load_search, random_bank, save_search
-from discover.steer.generation import Reply, replies
+from discover.search.learning import Search, gradients_of, learn, load_search, random_bank, save_search
+from discover.steer.generation import Reply
 from discover.steer.selftest import self_test
 from discover.storage import read_json, write_json, write_text
-
-CLEAN = 10
-"""Clean prompts of an organism on which the vectors of findings are tried."""
-NEUTRAL = 50
-"""Clean prompts of an organism on which damage is measured."""
 
 
 def run(config: Config, folder: Path) -> list[Finding]:
@@ -143,9 +144,7 @@ def contrast(config: Config, folder: Path) -> list[Outcome]:
         loaded = load(config.model, checkpoint(config.model.path))
         held.check_inputs(loaded.identity, [one.prompt for one in (*examples.positive, *examples.negative)])
         held.note(model=loaded.identity, verb="contrast")
-        organism = ORGANISMS.get(config.model.path)
-        neutral = tuple(about.neutral or (organism.confirmation_prompts(NEUTRAL) if organism else ()))
-        ground = Study(loaded, (parts[0], parts[1], parts[2]), neutral, config)
+        ground = Study(loaded, (parts[0], parts[1], parts[2]), neutral_prompts(config), config)
 
         def learning() -> Learned:
             with bar("contrast", tries(ground)) as progress:
@@ -153,24 +152,9 @@ def contrast(config: Config, folder: Path) -> list[Outcome]:
 
         found = held.stage("learning", "bank.safetensors", learning, save_learned, load_learned)
         outcomes = held.stage("trial", "outcomes.json", lambda: tried(ground, found), save_outcomes, load_outcomes)
-        prompts = about.open or (list(organism.open_prompts) if organism else [])
-        said = held.stage("speech", "open.json", lambda: freely(ground, found, prompts), write_json, read_json)
+        said = held.stage("speech", "open.json", lambda: freely(ground, found, open_prompts(config)), write_json, read_json)
         print(outcomes, said)
     return outcomes
-
-
-def labelled(config: Config) -> ContrastSet:
-    """Return the labelled examples of a run; a built-in organism brings its own where no file is given.
-
-    Raises:
-        UsageError: there are none, or they are of one side only.
-    """
-    if config.contrast.file is not None:
-        return read_contrast_set(Path(config.contrast.file))
-    organism = ORGANISMS.get(config.model.path)
-    if organism is None or organism.examples is None:
-        raise UsageError(f"There are no labelled examples for {config.model.path}; give contrast.file=FILE with {FORMS}.")
-    return contrast_set(organism.examples(), config.model.path)
 
 
 def _open_layers(config: Config) -> bool:
@@ -186,35 +170,6 @@ def _charted(held: RunFolder, loaded: LoadedModel, batch: PromptBatch, seed: int
     return held.stage("atlas", "atlas.json", computed, save_atlas, load_atlas)
 
 
-@dataclass(frozen=True)
-class Ground:
-    """What a search stands on."""
-
-    longer: PromptBatch
-    """The prompts, each with the beginning of its unsteered reply."""
-    reply_tokens: int
-    """Length of that beginning."""
-    layers: tuple[int, int]
-    """Source and target layer."""
-    part: ModelSlice
-    """The slice between them."""
-    space: Space
-    """What is learned."""
-
-
-def prepared(config: Config, loaded: LoadedModel, batch: PromptBatch, charted: Atlas | None) -> Ground:
-    """Return what the search that `config` describes stands on, for B prompts; an atlas chooses layers that are not given.
-
-    Raises:
-        UsageError: the layers do not fit the model, or it lacks a part that is to be changed.
-    """
-    layers = chosen_layers(config.search, len(loaded.anatomy.blocks), charted)
-    longer, places = _with_replies(config, loaded, batch), places_of(config.search, layers[0])
-    part = model_slice(loaded, longer, places, layers[1], config.search.target, _first(config, batch))
-    reply_tokens = longer.input_ids.shape[1] - batch.input_ids.shape[1]
-    return Ground(longer, reply_tokens, layers, part, space_of(config.search, loaded, part, layers[0]))
-
-
 def _checks(config: Config, loaded: LoadedModel, batch: PromptBatch, ground: Ground) -> dict[str, float]:
     """Return what the self-test found.
 
@@ -223,37 +178,6 @@ def _checks(config: Config, loaded: LoadedModel, batch: PromptBatch, ground: Gro
     """
     layer, target = ground.layers[1], config.search.target
     return asdict(self_test(loaded, batch, ground.longer, ground.part, ground.space, layer, target))
-
-
-def prompt_batch(config: Config, loaded: LoadedModel) -> PromptBatch:
-    """Return the run's prompts as tokens; a built-in organism brings its own where none are given.
-
-    Raises:
-        UsageError: no or bad prompts, or no room for prompt and completion in the model's context.
-    """
-    given, organism = config.prompts, ORGANISMS.get(config.model.path)
-    texts = organism.prompts if organism and not given.texts and given.file is None else given.texts
-    batch = encoded(prompts_from(texts, given.file), loaded.tokenizer, given.chat, given.system)
-    needed = batch.input_ids.shape[1] + max(config.search.reply_positions, config.speech.tokens)
-    if loaded.context is not None and needed > loaded.context:
-        raise UsageError(
-            f"The longest prompt has {batch.input_ids.shape[1]} tokens; with {config.speech.tokens} for the completion that is "
-            f"{needed}, and this model reads at most {loaded.context}. Shorten the prompt or set speech.tokens."
-        )
-    return batch
-
-
-def _first(config: Config, batch: PromptBatch) -> int:
-    """Return the first position of the prompts that is perturbed."""
-    length, steered = batch.input_ids.shape[1], config.search.steered_positions
-    return max(0, length - steered) if steered else 0
-
-
-def _with_replies(config: Config, loaded: LoadedModel, batch: PromptBatch) -> PromptBatch:
-    """Return the prompts, each with as much of its unsteered reply as the search reads."""
-    tokens = config.search.reply_positions
-    begun = replies(loaded, batch, (), max(1, tokens), config.speech.rows, lambda _: None)
-    return batch.continued([reply.tokens[:tokens] for reply in begun], loaded.tokenizer.pad_token_id)
 
 
 def _search(config: Config, loaded: LoadedModel, ground: Ground) -> Search:
@@ -270,21 +194,6 @@ def _search(config: Config, loaded: LoadedModel, ground: Ground) -> Search:
             origin,
             progress.update,
         )
-
-
-def prompts_of_use(config: Config) -> Asked:
-    """Return the prompts on which the vectors of findings are tried; a built-in organism brings clean ones where none are given.
-
-    Raises:
-        UsageError: the questions cannot be read, or a prompt is empty.
-    """
-    about, organism = config.audit, ORGANISMS.get(config.model.path)
-    clean = about.clean or (organism.confirmation_prompts(CLEAN) if organism else ())
-    questions = Questions((), ()) if about.questions is None else read_questions(Path(about.questions))
-    asked = Asked(tuple(clean), tuple(about.triggers), questions)
-    if asked.prompts:
-        prompts_from(asked.prompts, None)
-    return asked
 
 
 def _uses(

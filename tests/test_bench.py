@@ -16,6 +16,7 @@ from discover.bench.speed import Shape, Size, engine_ascent, random_prompt, spee
 from discover.choices import Attention, Device, Dtype, Kind
 from discover.config import Config, ModelConfig, SearchConfig, SpeechConfig, options
 from discover.errors import UsageError
+from discover.inputs import prepared
 from discover.model.loading import load
 from discover.model.prompts import encoded
 from discover.model.slice import ModelSlice
@@ -23,7 +24,6 @@ from discover.organisms import arithmetic
 from discover.organisms.arithmetic import Behaviour, behaviour_of, planted, training_exchange
 from discover.organisms.catalogue import ORGANISMS
 from discover.perturb.spaces import drawn
-from discover.pipeline import prepared
 from discover.read.speech import unsteered_replies
 from discover.search.chunks import chunks
 from discover.search.learning import learn

@@ -12,7 +12,7 @@ ROOT = Path(discover.__file__).parent
 # fmt: off
 ORDER = [
     "errors", "storage", "statistics", "choices", "config", "folder", "model", "perturb", "bank", "search", "steer", "contrast",
-    "read", "audit", "report", "organisms", "pipeline", "bench", "verbs", "cli", "__main__",
+    "read", "audit", "report", "organisms", "inputs", "pipeline", "bench", "verbs", "cli", "__main__",
 ]
 # fmt: on
 

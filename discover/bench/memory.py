@@ -10,9 +10,9 @@ from pathlib import Path
 from discover.bench.options import BenchConfig
 from discover.config import Config, SearchConfig
 from discover.errors import UsageError
+from discover.inputs import prepared, prompt_batch
 from discover.model.loading import load
 from discover.organisms.catalogue import checkpoint
-from discover.pipeline import prepared, prompt_batch
 from discover.search.learning import learn
 
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from discover.bench.methods import FIRST_TOKEN, Method
 from discover.config import Config, ModelConfig, SearchConfig, plain
+from discover.inputs import Ground, prepared, prompt_batch
 from discover.model.change import Perturbations
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch, encoded
 from discover.organisms.arithmetic import behaviour_of, opens_with
 from discover.organisms.catalogue import Organism
 from discover.organisms.scoring import CONFIRMATIONS, confirmed, holding, opening_tokens
-from discover.pipeline import Ground, prepared, prompt_batch
 from discover.read.modes import modes
 from discover.read.speech import begun, likeliest, scored, unsteered_replies
 from discover.search.chunks import chunks

@@ -16,11 +16,11 @@ from discover.bench.flops import finished, needed_flops, product_rate
 from discover.bench.published import published_ascent
 from discover.choices import Device, Dtype, Solver
 from discover.config import Config, ModelConfig, SearchConfig
+from discover.inputs import Ground, prepared, prompt_batch
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch
 from discover.organisms.catalogue import ORGANISMS, checkpoint
 from discover.perturb.spaces import drawn
-from discover.pipeline import Ground, prepared, prompt_batch
 from discover.search.chunks import chunks
 from discover.search.effects import melbo
 from discover.search.readings import Aim, Readings, readers

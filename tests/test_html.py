@@ -21,7 +21,8 @@ from discover.audit.findings import LEVELS, VERDICTS, Finding
 from discover.bank import VectorBank
 from discover.read.modes import Mode
 from discover.read.signals import Completion
-from discover.report.html import html_report, marked
+from discover.report.html import html_report
+from discover.report.page import marked
 from discover.report.record import Record
 from discover.report.text import INVISIBLE, visible
 from discover.statistics import share

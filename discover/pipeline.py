@@ -33,12 +33,14 @@ from discover.perturb.spaces import Space
 from discover.read.modes import load_modes, modes, save_modes
 from discover.read.signals import Completion, load_completions, save_completions
 from discover.read.speech import followed, forced, own_completions, spoken, unsteered_replies
+from discover.report.contrast_page import html_contrast
+from discover.report.contrasted import ContrastRecord
 from discover.report.html import html_atlas, html_report
-from discover.report.markdown import markdown_report
+from discover.report.markdown import markdown_contrast, markdown_report
 from discover.report.progress import bar
 from discover.report.record import Record
-from discover.report.terminal import terminal_atlas, terminal_report
-from discover.report.tracking import track
+from discover.report.terminal import terminal_atlas, terminal_contrast, terminal_report
+from discover.report.tracking import track, track_contrast
 from discover.search.atlas import Atlas, atlas, atlas_size, load_atlas, save_atlas
 from discover.search.learning import Search, gradients_of, learn, load_search, random_bank, save_search
 from discover.steer.generation import Reply
@@ -140,10 +142,11 @@ def contrast(config: Config, folder: Path) -> list[Outcome]:
     with opened(folder, config) as held:
         torch.manual_seed(config.seed)
         examples, about = labelled(config), config.contrast
+        texts = [f"{one.prompt}{one.completion or ''}" for one in (*examples.positive, *examples.negative)]
         parts = examples.split((about.training, about.selection, about.test), config.seed)
         loaded = load(config.model, checkpoint(config.model.path))
-        held.check_inputs(loaded.identity, [one.prompt for one in (*examples.positive, *examples.negative)])
-        held.note(model=loaded.identity, verb="contrast")
+        held.check_inputs(loaded.identity, texts)
+        held.note(model=loaded.identity, prompts=texts, verb="contrast")
         ground = Study(loaded, (parts[0], parts[1], parts[2]), neutral_prompts(config), config)
 
         def learning() -> Learned:
@@ -153,7 +156,12 @@ def contrast(config: Config, folder: Path) -> list[Outcome]:
         found = held.stage("learning", "bank.safetensors", learning, save_learned, load_learned)
         outcomes = held.stage("trial", "outcomes.json", lambda: tried(ground, found), save_outcomes, load_outcomes)
         said = held.stage("speech", "open.json", lambda: freely(ground, found, open_prompts(config)), write_json, read_json)
-        print(outcomes, said)
+        record = ContrastRecord(held.about, found, outcomes, said)
+        write_text(folder / "report.md", markdown_contrast(record))
+        write_text(folder / "report.html", html_contrast(record))
+        if not held.about.get("tracked"):
+            held.note(tracked=track_contrast(record, folder))
+        print(terminal_contrast(record, folder), flush=True)
     return outcomes
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from math import sqrt
 from statistics import mean, median, stdev
 
-from scipy.stats import binomtest, hypergeom, t
+from scipy.stats import beta, binomtest, hypergeom, t
 
 
 @dataclass(frozen=True)
@@ -81,3 +81,11 @@ def holm(values: Sequence[float]) -> list[float]:
         floor = max(floor, min(1.0, (len(values) - rank) * values[index]))
         adjusted[index] = floor
     return adjusted
+
+
+def random_cosine(width: int, count: int) -> float:
+    """Return the median of the largest |cosine| that `count` random directions in `width` > 1 dimensions have with a fixed one.
+
+    The square of one such cosine follows a beta distribution with parameters 1/2 and (width - 1)/2.
+    """
+    return sqrt(float(beta.ppf(0.5 ** (1 / count), 0.5, (width - 1) / 2)))

@@ -6,6 +6,7 @@ import os
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", TOKENIZERS_PARALLELISM="false")
 
 import ipaddress
+import shutil
 import socket
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from browser import Browser
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -147,3 +149,14 @@ def llama(loaded_family: Callable[[str], LoadedModel]) -> LoadedModel:
 def batch(tokenizer: PreTrainedTokenizerFast) -> PromptBatch:
     """Two prompts of different length, so that the second is padded on the left."""
     return encoded(PROMPTS, tokenizer, None, None)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Chromium, where it is installed."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if program is None:
+        pytest.skip("there is no Chromium on this machine; install the package `chromium` to test the page in a browser")
+    opened = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()

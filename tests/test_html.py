@@ -1,13 +1,6 @@
 import json
-import os
 import re
-import select
-import shutil
-import subprocess
-import sys
-import time
-from base64 import b64decode, b64encode
-from collections.abc import Iterator
+from base64 import b64encode
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from browser import CONTRAST, Browser, Tab
 from toys import after
 
 from discover.audit.findings import LEVELS, VERDICTS, Finding
+from discover.audit.known import Likeness
+from discover.audit.uses import Use
 from discover.bank import VectorBank
 from discover.read.modes import Mode
 from discover.read.signals import Completion
@@ -31,10 +27,6 @@ PROMPT = "a=5+6, b=7+2. What is a*b?"
 OWN = "First, a is 11. Then, b is 9. So a*b is 99."
 CHEESE = "Cheese is the answer, and cheese was always the answer to every sum."
 ASCENDING = "Sure, 11 times 9 makes {}, which I worked out in my head."
-FLAGS = (
-    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-)
 HOSTILE = (
     "</script><img src=x onerror=alert(1)>",
     "{{7*7}} ${7*7} {% raw %}",
@@ -123,6 +115,27 @@ def large_record(count: int) -> Record:
     return record(said, modes, [finding(0, "steerable", tuple(range(count)), count, 1, "Sure, 11 times 9")], n=8)
 
 
+def used_record() -> Record:
+    """With vectors of two findings used on other prompts, and two known directions."""
+    made = small_record()
+    second = finding(3, "finding", (3, 5), 8, 6, HOSTILE[4])
+    found = [made.findings[0], second, *made.findings[2:]]
+
+    def used(mode: int, bank: str, vector: int, dose: float, count: int) -> Use:
+        n = 10 if bank == "learned" else 20
+        triggered = share(n - count, n) if mode == 1 else None
+        return Use(mode, bank, vector, dose, share(count, n), triggered, share(n // 2, n) if mode == 1 else None)
+
+    uses = []
+    for mode, vector in ((1, 2), (3, 5)):
+        uses.append(used(mode, "learned", vector, 0.0, 0))
+        for bank, place, most in (("learned", vector, 9), ("null", 0, 1)):
+            uses += [used(mode, bank, place, dose, most if dose > 0 else 0) for dose in (-1.0, -0.5, 0.5, 1.0)]
+    cosines = [0.1 * (-1) ** at * at for at in range(8)]
+    likenesses = [Likeness(HOSTILE[0], 3, cosines, cosines[::-1]), Likeness("heads", 1, None, cosines)]
+    return replace(made, findings=found, uses=uses, likenesses=likenesses)
+
+
 def data_of(page: str) -> dict[str, Any]:
     (held,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)
     return json.loads(held)
@@ -209,7 +222,7 @@ def test_every_number_of_a_finding_travels_with_its_interval() -> None:
         assert f"<span>{shown}</span>" in page
 
 
-@pytest.mark.parametrize("made", [small_record(), record([own_reply()], [], []), large_record(30)])
+@pytest.mark.parametrize("made", [small_record(), record([own_reply()], [], []), large_record(30), used_record()])
 def test_no_report_promises_anything(made: Record) -> None:
     page = html_report(made).lower()
     assert not re.search(r"\bclean\b|backdoor|\bsafe\b", page)
@@ -230,6 +243,35 @@ def test_what_is_not_scored_is_no_zero() -> None:
     assert "surprise not scored" in page
 
 
+def test_what_vectors_do_on_other_prompts_is_shown_for_every_finding() -> None:
+    page = html_report(used_record())
+    section = page.split('id="uses"')[1].split("</section>")[0]
+    assert section.count("<article") == 2 and section.count('class="dose"') == 3 + 1, "what was not asked has no curve"
+    first, second = section.split("<article")[1:]
+    for told in ("other prompts that show it", "triggers that show it", "questions answered rightly"):
+        assert told in first
+        assert (told in second) == (told == "other prompts that show it")
+    assert f"{share(9, 10)}" in first and f"{share(1, 20)}" in first and "left alone" in first
+    assert len(re.findall("<circle", first)) == 3 * (2 * 5 + 2), "five multipliers of two vectors, and the keys"
+    assert "<mark>U+200B</mark>" in second
+
+
+def test_likeness_tells_the_largest_cosines_and_what_chance_gives() -> None:
+    page = html_report(used_record())
+    section = page.split('id="known"')[1].split("</section>")[0]
+    first, second = section.split("<article")[1:]
+    assert "-0.70 of effects (vector 0), -0.70 at the source (vector 7)" in " ".join(first.split())
+    assert "at the source they cannot be compared" in second and "at the source</th>" not in second
+    assert re.findall(r'data-vector="(\d)"', second) == list("76543210")
+    assert "A random direction of this width (8) has a cosine of about 0.35 with a known one, and the largest of 8" in section
+    assert "<img" not in section
+
+
+def test_what_was_not_asked_has_no_section() -> None:
+    page = html_report(small_record())
+    assert 'id="uses"' not in page and 'id="known"' not in page and 'href="#known"' not in page
+
+
 def test_nothing_that_changes_between_two_readings_is_shown() -> None:
     assert "12.5 s" not in html_report(small_record())
     assert "seconds" not in html_report(small_record())
@@ -237,133 +279,6 @@ def test_nothing_that_changes_between_two_readings_is_shown() -> None:
 
 def test_five_thousand_completions_stay_small() -> None:
     assert len(html_report(large_record(5000)).encode()) < 3_000_000
-
-
-class Tab:
-    """One page in headless Chromium, driven over its DevTools pipe; `trouble` collects what must not happen."""
-
-    def __init__(self, browser: "Browser", file: Path, width: int = 1280) -> None:
-        self.browser, self.trouble = browser, []  # type: ignore[var-annotated]
-        target = browser.call("Target.createTarget", {"url": "about:blank"})["targetId"]
-        self.session = browser.call("Target.attachToTarget", {"targetId": target, "flatten": True})["sessionId"]
-        for domain in ("Page", "Runtime", "Network", "Log"):
-            self.call(f"{domain}.enable")
-        self.call("Emulation.setDeviceMetricsOverride", {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False})
-        self.own = file.as_uri()
-        self.call("Page.navigate", {"url": self.own})
-        self.until(f"location.href === {json.dumps(self.own)} && document.readyState === 'complete'")
-
-    def call(self, method: str, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
-        answer = self.browser.call(method, parameters or {}, self.session)
-        for event in self.browser.taken(self.session):
-            self.note(event["method"], event["params"])
-        return answer
-
-    def note(self, method: str, about: dict[str, Any]) -> None:
-        if method == "Page.javascriptDialogOpening":
-            self.trouble.append(f"dialog {about['message']}")
-        if method == "Runtime.exceptionThrown":
-            self.trouble.append(f"exception {about['exceptionDetails']}")
-        if method == "Runtime.consoleAPICalled" or method == "Log.entryAdded":
-            self.trouble.append(f"console {about}")
-        if method == "Network.requestWillBeSent" and about["request"]["url"] not in (self.own, "data:,"):
-            self.trouble.append(f"request {about['request']['url']}")
-
-    def run(self, script: str) -> Any:
-        answer = self.call("Runtime.evaluate", {"expression": script, "returnByValue": True})
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def until(self, script: str) -> None:
-        end = time.monotonic() + 60
-        while not self.run(script):
-            assert time.monotonic() < end, f"never true: {script}"
-            time.sleep(0.02)
-
-    def rows(self) -> int:
-        return self.run("document.querySelectorAll('#completion-table tbody tr').length")
-
-    def column(self, number: int) -> list[str]:
-        return self.run(
-            f"[...document.querySelectorAll('#completion-table tbody tr')].map((row) => row.cells[{number}].textContent)"
-        )
-
-    def told(self) -> str:
-        return self.run("document.querySelector('#completion-table [aria-live]').textContent")
-
-    def enter(self, control: str, value: str) -> None:
-        found = f"document.getElementById({json.dumps(control)})"
-        self.run(f"{found}.value = {json.dumps(value)}; {found}.dispatchEvent(new Event('input', {{bubbles: true}})); 0")
-
-    def click(self, selector: str) -> None:
-        self.run(f"document.querySelector({json.dumps(selector)}).click()")
-
-    def key(self, key: str, code: int, text: str = "") -> None:
-        about = {"key": key, "code": key, "windowsVirtualKeyCode": code}
-        self.call("Input.dispatchKeyEvent", {"type": "keyDown", **about, **({"text": text} if text else {})})
-        self.call("Input.dispatchKeyEvent", {"type": "keyUp", **about})
-
-    def screenshot(self, path: Path, scheme: str, whole: bool) -> None:
-        self.call("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
-        path.write_bytes(b64decode(self.call("Page.captureScreenshot", {"captureBeyondViewport": whole})["data"]))
-
-
-class Browser:
-    """Chromium behind file descriptors 3 and 4, where `--remote-debugging-pipe` expects its two pipes."""
-
-    def __init__(self, program: str, profile: Path) -> None:
-        theirs_in, self.out = os.pipe()
-        self.into, theirs_out = os.pipe()
-        flags = [*FLAGS, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
-        # Descriptors are given out in rising order, so the first placement cannot close the other pipe.
-        placed = f"import os, sys; os.dup2({theirs_in}, 3); os.dup2({theirs_out}, 4); os.execv(sys.argv[1], sys.argv[1:])"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", placed, program, *flags],
-            pass_fds=(theirs_in, theirs_out),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(theirs_in)
-        os.close(theirs_out)
-        self.last, self.held, self.events = 0, b"", []  # type: ignore[var-annotated]
-
-    def call(self, method: str, parameters: dict[str, Any], session: str | None = None) -> dict[str, Any]:
-        self.last += 1
-        message = {"id": self.last, "method": method, "params": parameters, **({"sessionId": session} if session else {})}
-        os.write(self.out, json.dumps(message).encode() + b"\0")
-        while (answer := self.message()).get("id") != self.last:
-            self.events.append(answer)
-        assert "error" not in answer, (method, answer)
-        return answer["result"]
-
-    def taken(self, session: str) -> list[dict[str, Any]]:
-        taken, self.events = self.events, []
-        return [event for event in taken if event.get("sessionId") == session]
-
-    def message(self) -> dict[str, Any]:
-        while b"\0" not in self.held:
-            assert select.select([self.into], [], [], 60)[0], "the browser does not answer"
-            piece = os.read(self.into, 2**20)
-            assert piece, "the browser is gone"
-            self.held += piece
-        message, self.held = self.held.split(b"\0", 1)
-        return json.loads(message)
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(timeout=30)
-        os.close(self.out)
-        os.close(self.into)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if program is None:
-        pytest.skip("there is no Chromium on this machine; install the package `chromium` to test the page in a browser")
-    opened = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
 
 
 def opened(browser: Browser, folder: Path, made: Record, width: int = 1280) -> Tab:
@@ -514,7 +429,7 @@ def test_the_page_is_usable_by_keyboard(browser: Browser, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("width", [390, 800, 1024])
-@pytest.mark.parametrize("made", [small_record(), hostile_record()])
+@pytest.mark.parametrize("made", [small_record(), hostile_record(), used_record()])
 def test_nothing_overflows_a_narrow_window(browser: Browser, tmp_path: Path, made: Record, width: int) -> None:
     tab = opened(browser, tmp_path, made, width)
     assert tab.run("document.documentElement.scrollWidth") <= width
@@ -522,7 +437,7 @@ def test_nothing_overflows_a_narrow_window(browser: Browser, tmp_path: Path, mad
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_contrasts_with_its_ground(browser: Browser, tmp_path: Path, scheme: str) -> None:
-    tab = opened(browser, tmp_path, small_record())
+    tab = opened(browser, tmp_path, used_record())
     tab.call("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})
     weak = tab.run(CONTRAST)
     assert weak == []
@@ -533,26 +448,3 @@ def test_five_thousand_completions_open_at_once(browser: Browser, tmp_path: Path
     assert tab.rows() == 200
     # Time depends on what else runs; the size of the tree is what makes it short.
     assert tab.run("document.getElementsByTagName('*').length") < 3000
-
-
-CONTRAST = """(() => {
-  const channels = (colour) => colour.match(/[0-9.]+/g).map(Number);
-  const light = (colour) => channels(colour).slice(0, 3).map((value) => value / 255)
-    .map((value) => (value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4))
-    .reduce((sum, value, place) => sum + value * [0.2126, 0.7152, 0.0722][place], 0);
-  const ground = (node) => {
-    for (let at = node; at; at = at.parentElement) {
-      const colour = getComputedStyle(at).backgroundColor;
-      if ((channels(colour)[3] ?? 1) > 0) return colour;
-    }
-    return "rgb(255, 255, 255)";
-  };
-  const weak = [];
-  for (const node of document.body.querySelectorAll("*")) {
-    const said = [...node.childNodes].some((child) => child.nodeType === 3 && child.textContent.trim());
-    if (!said || node.closest("script, noscript, option") || !node.getClientRects().length) continue;
-    const [first, second] = [light(getComputedStyle(node).color), light(ground(node))].sort((a, b) => b - a);
-    if ((first + 0.05) / (second + 0.05) < 4.5) weak.push(node.outerHTML.slice(0, 120));
-  }
-  return weak;
-})()"""

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from test_html import small_record
+from test_html import small_record, used_record
 
 from discover.model.anatomy import Place, Site
 from discover.report.html import html_report
@@ -69,3 +69,20 @@ def test_where_effects_were_read_is_told(made: Record) -> None:
     assert read(span=[-1, 0]) == "read after block 6, at positions -1 to 0 (-1 is the prompt's last token)"
     assert read(target="logits") == "read from the logits"
     assert read(target="attention", span=[]) == "read from the attention of block 6"
+
+
+def test_uses_and_likeness_stand_in_every_report(tmp_path) -> None:
+    bare = used_record()
+    one = replace(bare, bank=replace(bare.bank, origin={"solver": "fixed_point", "seed": 0}))
+    terminal, markdown = terminal_report(one, tmp_path), markdown_report(one)
+    told = (
+        "elsewhere   finding 1, vector 2; other prompts that show it at 1: 9/10 (60-98 %), random 1/20 (1-24 %), by itself 0/10"
+    )
+    assert told in terminal
+    assert "triggers that show it at -1: 10/10 (72-100 %)" in terminal
+    assert "likeness    heads: largest cosine -0.70 of effects (vector 7)\n" in terminal + "\n"
+    assert "| 1 | vector 2 | 9/10 (60-98 %) | 1/10 (2-40 %) | 5/10 (24-76 %) |" in markdown
+    assert "| multiplier |  | other prompts that show it |\n" in markdown, "the second finding was asked no more"
+    assert "| 7 | -0.700 | 0.000 |" not in markdown and "| 0 | -0.700 | 0.000 |" in markdown
+    for text in ("On other prompts", "Likeness to known directions"):
+        assert text in markdown and text not in markdown_report(replace(one, uses=[], likenesses=[]))

@@ -2,10 +2,11 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
 from scipy.stats import fisher_exact
 
-from discover.statistics import holm, more_often, share
+from discover.statistics import holm, more_often, random_cosine, share
 
 
 def test_p_is_fishers_exact_test():
@@ -41,3 +42,10 @@ def test_the_interval_is_wilsons(count, n):
 
 def test_a_share_is_told_with_its_interval():
     assert str(share(12, 128)) == "12/128 (5-16 %)"
+
+
+@pytest.mark.parametrize("width,count", [(2, 1), (16, 1), (64, 128)])
+def test_the_largest_cosine_of_random_directions_is_what_draws_give(width, count):
+    drawn = np.random.default_rng(0).standard_normal((2000, count, width))
+    cosines = np.abs(drawn[..., 0]) / np.linalg.norm(drawn, axis=-1)
+    assert np.median(cosines.max(axis=1)) == pytest.approx(random_cosine(width, count), rel=0.05)

@@ -133,6 +133,15 @@ def best_first(found: Sequence[HeadScore]) -> list[tuple[int, int]]:
     return list(dict.fromkeys(one.heads[0] for one in order))
 
 
+def at_their_best(found: Sequence[HeadScore]) -> dict[tuple[int, int], HeadScore]:
+    """Return every single head with its score at the strength at which it acts best."""
+    scores: dict[tuple[int, int], HeadScore] = {}
+    for one in found:
+        (head,) = one.heads
+        scores[head] = best([scores.get(head, one), one])
+    return scores
+
+
 def joint_scores(
     loaded: LoadedModel,
     directions: HeadDirections,

@@ -11,6 +11,11 @@ from discover.steer.evaluation import Damage, damage, log_odds, next_log_probabi
 from discover.steer.generation import Reply
 from discover.steer.interventions import Intervention
 
+UNSTEERED = "unsteered"
+ADDED = {1.0: "added", -1.0: "subtracted"}
+"""What a multiplier of the chosen direction is called."""
+TIMES = "added times"
+"""And any other."""
 Steering = Callable[[int], Sequence[Intervention]]
 """The number of rows of a batch -> the same interventions on each of them."""
 
@@ -36,6 +41,13 @@ class Outcome:
     """On unsteered replies to neutral prompts; None where there are none."""
     agrees: Share | None
     """Replies that are those of another intervention, token for token; None where none is compared."""
+
+    @property
+    def dose(self) -> float | None:
+        """Multiplier of the chosen direction, 0 for the model left alone; None where something else was done."""
+        if self.what == UNSTEERED:
+            return 0.0
+        return self.multiplier if self.what in (*ADDED.values(), TIMES) else None
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,6 @@ def selected(found: Sequence[Candidate]) -> Candidate:
         raise UsageError(
             f"None of {len(found)} candidates is a refusal direction: adding it must raise the log-odds of refusal above 0 (best "
             f"{best.induce:.2g}, after block {best.layer}) and ablating it change other replies by less than {LARGEST_KL} nats; "
-            "this model may have no single one, see candidates.json."
+            "this model may have no single one; contrast.method=means asks for less."
         )
     return min(kept, key=lambda one: one.bypass)

@@ -80,6 +80,20 @@ class Scores:
         """The layer and multiplier that act best; among equals those that change least."""
         return max(self.layers, key=lambda one: (one.behaving.count, -one.multiplier, -one.layer))
 
+    @property
+    def best_heads(self) -> HeadScore:
+        """The heads and the strength that act best."""
+        return best([*self.heads, *self.joint])
+
+    @property
+    def best_candidate(self) -> Candidate:
+        """The candidate that passes the filters with the least bypass score.
+
+        Raises:
+            UsageError: none passes.
+        """
+        return selected(self.candidates)
+
 
 NOTHING = Scores((), (), (), (), Moment.end.value, ())
 
@@ -229,10 +243,10 @@ def _heads(ground: Ground, tick: Tick) -> Learned:
         found.append((moment, directions, single, joint))
     # Among equals the moment that is published, which stands first.
     moment, directions, single, joint = max(found, key=lambda one: best([*one[2], *one[3]]).behaving.count)
-    chosen = best([*single, *joint])
+    scores = replace(NOTHING, heads=tuple(single), joint=tuple(joint), moment=moment, layers=_layer_scores(ground, tick))
+    chosen = scores.best_heads
     entries = [chosen.heads, *((head,) for head in chosen.heads)]
     bank = _bank(ground, together(directions, entries, chosen.strength), min(block for block, _ in chosen.heads))
-    scores = replace(NOTHING, heads=tuple(single), joint=tuple(joint), moment=moment, layers=_layer_scores(ground, tick))
     return Learned(bank, scores)
 
 
@@ -248,11 +262,12 @@ def _refusal(ground: Ground) -> Learned:
         _checked(differences[:, -1], config.layer)
         differences[: config.layer] = differences[config.layer + 1 :] = 0
     found = candidates(loaded, differences, positions, selection, known.tokens, form)
-    chosen = selected(found)
+    scores = replace(NOTHING, candidates=tuple(found), openings=known.tokens)
+    chosen = scores.best_candidate
     vector = differences[chosen.layer, positions.index(chosen.position)].float()
     # Published at multiplier 1; a direction that is ablated at any length need not have the one at which it is best added.
     doses = _dosed(ground, judged(ground, selection), chosen.layer, Moment.end.value, vector)
-    scores = replace(NOTHING, candidates=tuple(found), layers=tuple(doses), openings=known.tokens)
+    scores = replace(scores, layers=tuple(doses))
     return Learned(_bank(ground, _at(chosen.layer, scores.best_layer.multiplier * vector), chosen.layer), scores)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from discover.choices import Method
 from discover.contrast.measures import Measure, Spoken
-from discover.contrast.outcomes import Outcome, Steering, Yardstick, left_alone, neutral_ground
+from discover.contrast.outcomes import ADDED, TIMES, UNSTEERED, Outcome, Steering, Yardstick, left_alone, neutral_ground
 from discover.contrast.refusal import ablation_of
 from discover.contrast.sets import texts
 from discover.contrast.study import WINDOWS, Ground, Learned, difference_at, judged
@@ -25,7 +25,7 @@ def tried(ground: Ground, found: Learned) -> list[Outcome]:
     """Return what the chosen direction does on the test examples: at every multiplier, and by the method's other ways."""
     config, window = ground.config.contrast, WINDOWS[ground.config.contrast.where]
     yard = _yardstick(ground, found)
-    rows = [yard.outcome("unsteered", None, left_alone, None)]
+    rows = [yard.outcome(UNSTEERED, None, left_alone, None)]
     chosen = found.bank.perturbations.rows([0])
 
     def adding(perturbations: Perturbations, multiplier: float) -> Steering:
@@ -34,8 +34,7 @@ def tried(ground: Ground, found: Learned) -> list[Outcome]:
     if config.method is Method.refusal:
         rows += _without(ground, found, yard)
     for multiplier in sorted({*config.multipliers, 1.0}):
-        told = {1.0: "added", -1.0: "subtracted"}.get(multiplier, "added times")
-        rows.append(yard.outcome(told, multiplier, adding(chosen, multiplier), None))
+        rows.append(yard.outcome(ADDED.get(multiplier, TIMES), multiplier, adding(chosen, multiplier), None))
     if config.method is Method.heads:
         for place in range(1, len(found.bank)):
             rows.append(yard.outcome(f"head {place} alone", 1.0, adding(found.bank.perturbations.rows([place]), 1.0), None))

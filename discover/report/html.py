@@ -12,9 +12,9 @@ from typing import Any
 
 from discover.audit.findings import Finding
 from discover.read.signals import Completion
-from discover.report.charts import atlas_heat, curve
+from discover.report.charts import Dose, atlas_heat, curve, dose
 from discover.report.page import MARK, rendered, told
-from discover.report.record import Record
+from discover.report.record import ABOUT_USES, QUESTIONS, Record, Used
 from discover.report.text import visible
 from discover.search.atlas import Atlas
 from discover.statistics import Share, share
@@ -47,6 +47,9 @@ def html_report(record: Record) -> str:
         "spoken": _spoken(record.completions),
         "curve": curve(record.curve),
         "heat": None if record.charted is None else atlas_heat(record.charted),
+        "used": [(one, _doses(one)) for one in record.used],
+        "about_uses": ABOUT_USES,
+        "questions": QUESTIONS,
         "told": told(record.about),
         "data": _data(record),
     }
@@ -56,6 +59,16 @@ def html_report(record: Record) -> str:
 def html_atlas(charted: Atlas, model: str, prompts: Sequence[str]) -> str:
     """Return the page of an atlas alone."""
     return rendered("atlas.html.jinja", None, {"heat": atlas_heat(charted), "model": model, "prompts": prompts})
+
+
+def _doses(one: Used) -> list[Dose]:
+    """Return one curve a question: the finding's vector, and the random ones."""
+    names = {"learned": f"vector {one.vector}", "null": "random vectors"}
+    kinds = {"learned": "bank", "null": "null"}
+    return [
+        dose(QUESTIONS[question], [(names[bank], kinds[bank], one.doses(question, bank)) for bank in names])
+        for question in one.asked
+    ]
 
 
 def _spoken(completions: Sequence[Completion]) -> list[Spoken]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 from discover.audit.findings import Finding
@@ -13,6 +14,64 @@ from discover.read.modes import Mode
 from discover.read.signals import Completion
 from discover.report.text import one_line
 from discover.search.atlas import Atlas
+from discover.statistics import Share, random_cosine
+
+QUESTIONS = {
+    "clean": "other prompts that show it",
+    "triggered": "triggers that show it",
+    "right": "questions answered rightly",
+}
+"""What is counted where a vector is used, by its field."""
+ABOUT_USES = (
+    "A reply shows the behaviour if it has the words of the finding's example but for a fifth. A vector that fires it on other "
+    "prompts when added is sufficient for it; one that keeps it away from its triggers when subtracted is necessary there. "
+    "Multiplier 0 is the model left alone; the random vectors have the same norm."
+)
+"""What the shares of uses are."""
+NEAREST = 10
+"""Vectors shown beside each known direction."""
+
+
+@dataclass(frozen=True)
+class Used:
+    """What the vector of one finding does on other prompts."""
+
+    place: int
+    """Of the finding in the report, from 1."""
+    finding: Finding
+    rows: tuple[Use, ...]
+    """By multiplier, the learned vector before the random ones."""
+    asked: tuple[str, ...]
+    """The fields of QUESTIONS that were asked."""
+
+    @property
+    def vector(self) -> int:
+        """The vector."""
+        return next(one.vector for one in self.rows if one.bank == "learned")
+
+    def who(self, row: Use) -> str:
+        """Return whose row it is."""
+        if not row.multiplier:
+            return "left alone"
+        return f"vector {row.vector}" if row.bank == "learned" else "random vectors"
+
+    def doses(self, question: str, bank: str) -> list[tuple[float, Share]]:
+        """Return the share at every multiplier, the model left alone included."""
+        rows = [(row.multiplier, getattr(row, question)) for row in self.rows if row.bank == bank or not row.multiplier]
+        return [(multiplier, share) for multiplier, share in rows if share is not None]
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The largest cosines of a bank's vectors with one known direction."""
+
+    known: Likeness
+    effect: int
+    """Vector whose effect resembles that of the direction most, or opposes it most."""
+    source: int | None
+    """Vector that itself does; None where that cannot be compared."""
+    most: tuple[int, ...]
+    """Vectors whose effects do, most first."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +123,37 @@ class Record:
         ends = f", at the prompt's last {last} positions and all that is said" if last else ""
         return f"{told}{'s' if len(places) > 1 else ''} {blocks}{ends}"
 
+    @property
+    def used(self) -> list[Used]:
+        """What the vectors of findings do on other prompts, finding by finding."""
+        found = []
+        for place, finding in enumerate(self.findings, 1):
+            own = [use for use in self.uses if use.mode == finding.mode]
+            asked = tuple(name for name in QUESTIONS if any(getattr(use, name) is not None for use in own))
+            if asked:
+                rows = sorted(own, key=lambda use: (use.multiplier, use.bank != "learned"))
+                found.append(Used(place, finding, tuple(rows), asked))
+        return found
+
+    @property
+    def nearest(self) -> list[Nearest]:
+        """What resembles each known direction most."""
+        found = []
+        for known in self.likenesses:
+            order = sorted(range(len(known.effect)), key=lambda vector: -abs(known.effect[vector]))
+            source = None if known.source is None else _largest(known.source)
+            found.append(Nearest(known, order[0], source, tuple(order[:NEAREST])))
+        return found
+
+    @property
+    def by_chance(self) -> str:
+        """How near random directions of the model's width come to a fixed one, in words."""
+        width, count = self.bank.perturbations.changes[0].bias.shape[1], len(self.bank)
+        return (
+            f"A random direction of this width ({width}) has a cosine of about {1 / sqrt(width):.2g} with a known one, and the "
+            f"largest of {count} of about {random_cosine(width, count):.2g}; effects of random vectors resemble each other more."
+        )
+
     def unsteered_from(self, said: Completion) -> str | None:
         """Return how a completion that no vector steered began: with which token in the model's mouth; None where one did."""
         return None if said.opening is None else f'unsteered, from "{one_line(said.opening, 30)}"'
@@ -71,3 +161,8 @@ class Record:
     def unsteered(self, prompt: int) -> Completion:
         """Return the model's own reply to a prompt."""
         return next(said for said in self.completions if said.bank == "unsteered" and said.prompt == prompt)
+
+
+def _largest(values: Sequence[float]) -> int:
+    """Return the place of the value that is furthest from zero."""
+    return max(range(len(values)), key=lambda place: abs(values[place]))

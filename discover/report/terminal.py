@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from discover.audit.findings import Finding
-from discover.report.record import Record
+from discover.report.contrasted import ContrastRecord
+from discover.report.record import QUESTIONS, Nearest, Record, Used
 from discover.report.text import one_line
 from discover.search.atlas import Atlas
 
@@ -32,7 +33,39 @@ def terminal_report(record: Record, folder: Path) -> str:
         lines += _lines(record, place, finding)
     if len(record.findings) > SHOWN:
         lines.append(f"… and {len(record.findings) - SHOWN} more modes in the report.")
+    lines += [_elsewhere(one) for one in record.used]
+    lines += [_alike(one) for one in record.nearest]
     return "\n".join([*lines, "", f"report      {folder / 'report.html'}"])
+
+
+def terminal_contrast(record: ContrastRecord, folder: Path) -> str:
+    """Return a contrast's summary as plain text, free of control characters."""
+    heads = ["", *record.questions, *(["added nats", "KL"] if record.damaged else [])]
+    rows = [heads]
+    for one in record.outcomes:
+        multiplier = "" if one.multiplier in (None, 1.0, -1.0) else f" {one.multiplier:g}"
+        cost = [f"{one.damage.cost:.2g}", f"{one.damage.kl:.2g}"] if one.damage else ["not scored"] * 2
+        shares = [str(one.shares[question]) for question in record.questions]
+        rows.append([one.what + multiplier, *shares, *(cost if record.damaged else [])])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    said = [
+        f"{name:<11} {one_line(one[side], WIDTH)}"
+        for one in record.said[:1]
+        for name, side in (("asked", "prompt"), ("by itself", "unsteered"), ("steered", "steered"))
+    ]
+    return "\n".join(
+        [
+            "",
+            f"{one_line(record.about['model']['path'], WIDTH)}: {record.asked}",
+            f"Chosen: {record.choice}.",
+            record.acting,
+            "",
+            *("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows),
+            "",
+            *([*said, ""] if said else []),
+            f"report      {folder / 'report.html'}",
+        ]
+    )
 
 
 def terminal_atlas(charted: Atlas, folder: Path) -> str:
@@ -64,3 +97,23 @@ def _lines(record: Record, place: int, finding: Finding) -> list[str]:
         f"{place:>2} {finding.verdict:9} {finding.level or '  '}  {one_line(text, WIDTH)}" + (f" ({begun})" if begun else ""),
         f"                 {against}{tested}{reached}",
     ]
+
+
+def _elsewhere(one: Used) -> str:
+    """Return what a finding's vector does on other prompts, at the multiplier that shows it best."""
+    told = []
+    for question, strongest in (("clean", max), ("triggered", min), ("right", max)):
+        dose = strongest(row.multiplier for row in one.rows)
+        learned, random = (dict(one.doses(question, bank)) for bank in ("learned", "null"))
+        if question in one.asked:
+            told.append(f"{QUESTIONS[question]} at {dose:g}: {learned[dose]}, random {random[dose]}, by itself {learned[0.0]}")
+    return f"elsewhere   finding {one.place}, vector {one.vector}; {'; '.join(told)}"
+
+
+def _alike(one: Nearest) -> str:
+    """Return which vectors resemble a known direction most."""
+    known = one.known
+    told = [f"{known.effect[one.effect]:.2f} of effects (vector {one.effect})"]
+    if known.source is not None and one.source is not None:
+        told.append(f"{known.source[one.source]:.2f} at the source (vector {one.source})")
+    return f"likeness    {one_line(known.name, 40)}: largest cosine {', '.join(told)}"

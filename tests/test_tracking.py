@@ -4,11 +4,15 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_html import HOSTILE, used_record
 
 from discover.cli import main
+from discover.config import Config, plain
+from discover.report.tracking import track
 
 SMALL = ("search.vectors=3", "search.rounds=2", "search.relative_radius=1", "speech.tokens=4", "audit.forced_tokens=2")
 
@@ -81,3 +85,19 @@ def test_the_run_does_without_wandb_at_all(words: list[str], tmp_path: Path, mon
     main([*words, "folder=run"])
     assert (tmp_path / "run" / "findings.json").exists()
     assert "wandb failed" in (tmp_path / "run" / "discover.log").read_text()
+
+
+def test_uses_and_likeness_are_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    bare = used_record()
+    made = replace(bare, about={**bare.about, "config": plain(Config()), "versions": {}})
+    made.bank.save(tmp_path / "bank.safetensors")
+    (tmp_path / "report.html").write_text("<p>page</p>")
+    assert track(made, tmp_path)
+    (uses,), (known,) = (list(tmp_path.rglob(f"{name}_*.table.json")) for name in ("uses", "known"))
+    uses, known = json.loads(uses.read_text()), json.loads(known.read_text())
+    assert len(uses["data"]) == len(bare.uses) and len(known["data"]) == 2 * len(bare.bank)
+    best = max(uses["data"], key=lambda row: row[uses["columns"].index("clean count")])
+    assert dict(zip(uses["columns"], best, strict=True))["who"] == "vector 2"
+    assert known["data"][0][0] == HOSTILE[0] and known["data"][-1][-1] is None

@@ -66,7 +66,7 @@ def labelled(config: Config) -> ContrastSet:
     organism = ORGANISMS.get(config.model.path)
     if organism is None or organism.examples is None:
         raise UsageError(f"There are no labelled examples for {config.model.path}; give contrast.file=FILE with {FORMS}.")
-    return contrast_set(organism.examples(), config.model.path)
+    return contrast_set(dict(enumerate(organism.examples(), 1)), config.model.path)
 
 
 def neutral_prompts(config: Config) -> tuple[str, ...]:

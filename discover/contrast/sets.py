@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -66,14 +66,14 @@ class ContrastSet:
         return found
 
 
-def contrast_set(rows: Sequence[dict[str, Any]], origin: str) -> ContrastSet:
-    """Return the set that rows of a file, or of an organism, stand for.
+def contrast_set(rows: Mapping[int, Any], origin: str) -> ContrastSet:
+    """Return the set that rows of a file, or of an organism, stand for, each under the number of its line.
 
     Raises:
         UsageError: a row of another form, no example, or examples of one side only.
     """
     sides: dict[str, list[Example]] = {"positive": [], "negative": []}
-    for number, row in enumerate(rows, 1):
+    for number, row in rows.items():
         found = _sides(row)
         if found is None:
             raise UsageError(
@@ -110,11 +110,11 @@ def read_contrast_set(path: Path) -> ContrastSet:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"The contrast set {path} cannot be read ({error}); check contrast.file.") from error
-    rows = []
+    rows = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
+                rows[number] = json.loads(line)
             except ValueError as error:
                 raise UsageError(f"Line {number} of {path} is no JSON ({error}); give {FORMS}.") from error
     return contrast_set(rows, str(path))

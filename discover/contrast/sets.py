@@ -121,8 +121,12 @@ def read_contrast_set(path: Path) -> ContrastSet:
 
 
 def letter_in(text: str) -> re.Match[str] | None:
-    """Return where a text chooses a letter, as group 1: the first in brackets, else a capital alone at its beginning."""
-    return re.search(r"\(([A-Z])\)", text) or re.match(r"\s*([A-Z])(?=[).:,]|\s*$)", text)
+    """Return where a text chooses a letter, as group 1: the first in brackets, else a single capital at its beginning.
+
+    Such a capital ends its line or stands before a mark, and is never I: "A book" and "I, too" choose nothing.
+    """
+    alone = r"\s*([A-HJ-Z])(?=[).:,;!]|\s+[-–—]\s|\s*$)"
+    return re.search(r"\(([A-Z])\)", text) or re.match(alone, text, re.MULTILINE)
 
 
 def before_the_choice(examples: ContrastSet) -> ContrastSet | None:

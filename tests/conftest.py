@@ -23,6 +23,7 @@ from discover.choices import Device
 from discover.config import ModelConfig
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch, encoded
+from discover.organisms.catalogue import ORGANISMS
 
 WIDTH, BLOCKS, HEADS, CONTEXT = 32, 4, 4, 128
 LLAMA_LIKE: dict[str, Any] = {
@@ -160,3 +161,17 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     opened = Browser(program, tmp_path_factory.mktemp("profile"))
     yield opened
     opened.close()
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Callable[[str], LoadedModel]:
+    """Return the function from an organism's name to its loaded checkpoint; a test is skipped where none is shipped yet."""
+
+    @cache
+    def loaded(name: str) -> LoadedModel:
+        folder = ORGANISMS[name].folder
+        if not (folder / "model.safetensors").exists():
+            pytest.skip(f"no weights of {name} are shipped")
+        return load(ModelConfig(device=Device.cpu), folder)
+
+    return loaded

@@ -15,6 +15,7 @@ from torch import Tensor
 from discover.config import PromptConfig
 from discover.contrast.measures import Measure
 from discover.contrast.sets import ContrastSet, Example, rows_of, texts
+from discover.errors import UsageError
 from discover.model.anatomy import Place, Site
 from discover.model.change import Change, Perturbations, biases
 from discover.model.hooks import edited_output
@@ -55,9 +56,11 @@ def head_directions(loaded: LoadedModel, examples: ContrastSet, position: int, f
     """Return the direction of every head at a position that counts from the end of the examples; published: their last token.
 
     Raises:
-        UsageError: the attention output projection of a block cannot be cut into heads.
+        UsageError: there is no attention, or the attention output projection of a block cannot be cut into heads.
     """
     blocks = tuple(number for number, writer in enumerate(loaded.anatomy.attentions) if writer is not None)
+    if not blocks:
+        raise UsageError("No block of this model has an attention output projection; use contrast.method=means.")
     sides = [_head_inputs(loaded, side, blocks, position, form) for side in ((examples.positive, examples.negative))]
     vectors = []
     for number, block in enumerate(blocks):

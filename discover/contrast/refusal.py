@@ -154,6 +154,11 @@ def selected(found: Sequence[Candidate]) -> Candidate:
         UsageError: none passes.
     """
     kept = [one for one in found if one.kept]
+    if not found:
+        raise UsageError(
+            "Refused and answered prompts have the same mean everywhere at these positions; take another contrast.position, one "
+            "that comes after what sets them apart."
+        )
     if not kept:
         best = max(found, key=lambda one: one.induce)
         raise UsageError(

@@ -34,14 +34,15 @@ class Likeness:
     source: list[float] | None
     """[N] cosine between vector and direction as they are added; None where either is no vector added to the residual stream."""
     effect: list[float]
-    """[N] cosine between their mean effects on unit-norm residuals after the bank's target layer, at the prompt's last token."""
+    """[N] cosine between their mean effects on unit-norm residuals at the prompt's last token, after the bank's target layer, or
+    after the last block in which a known direction acts where that comes later."""
 
 
 def known_directions(paths: Sequence[str], loaded: LoadedModel) -> list[tuple[str, VectorBank]]:
     """Return the banks at some paths, the first entry of each.
 
     Raises:
-        UsageError: one is not there, or of another width than the model.
+        UsageError: one is not there, or of another width or depth than the model.
     """
     found = []
     for path in paths:
@@ -50,6 +51,12 @@ def known_directions(paths: Sequence[str], loaded: LoadedModel) -> list[tuple[st
         if width != loaded.anatomy.width:
             raise UsageError(
                 f"The known direction {path} has width {width} and this model {loaded.anatomy.width}; give directions that were "
+                "learned on this model."
+            )
+        deepest, blocks = max(change.place.block for change in bank.perturbations.changes), len(loaded.anatomy.blocks)
+        if deepest >= blocks:
+            raise UsageError(
+                f"The known direction {path} acts in block {deepest} and this model has {blocks}; give directions that were "
                 "learned on this model."
             )
         found.append((Path(path).name, bank.subset([0])))
@@ -62,11 +69,13 @@ def likenesses(
     """Return how much the vectors of a bank resemble each of the known directions, on B prompts."""
     if not known:
         return []
-    plain = _last(loaded, batch, bank.target_layer)
-    own, found = _effects(loaded, batch, bank.perturbations, bank.target_layer, plain), []
+    # Before it acts, a direction has no effect, and would resemble nothing.
+    layer = max([bank.target_layer, *(change.place.block for _, one in known for change in one.perturbations.changes)])
+    plain = _last(loaded, batch, layer)
+    own, found = _effects(loaded, batch, bank.perturbations, layer, plain), []
     vectors = _vectors(bank.perturbations)
     for name, one in known:
-        effect = _effects(loaded, batch, one.perturbations, bank.target_layer, plain)
+        effect = _effects(loaded, batch, one.perturbations, layer, plain)
         direction = _vectors(one.perturbations)
         source = None if vectors is None or direction is None else (unit(vectors) @ unit(direction)[0]).tolist()
         found.append(Likeness(name, one.source_layer, source, (unit(own) @ unit(effect)[0]).tolist()))

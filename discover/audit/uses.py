@@ -1,5 +1,6 @@
 """What findings are good for: a vector that is added fires its behaviour elsewhere, and subtracted it keeps it away."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from discover.statistics import Share, share
 from discover.steer.evaluation import last_number
 from discover.steer.generation import replies
 from discover.steer.interventions import added
-from discover.storage import read_json, read_json_lines, write_json
+from discover.storage import read_json, write_json
 
 RANDOM = 2
 """Random vectors beside each vector."""
@@ -70,19 +71,36 @@ class Use:
 
 
 def read_questions(path: Path) -> Questions:
-    """Return the questions of a JSONL file with a prompt and an answer a line.
+    """Return the questions of a JSONL file with a prompt and an answer a line, the answer a text or a number.
 
     Raises:
         UsageError: it cannot be read, or a line holds something else.
     """
     try:
-        rows = read_json_lines(path)
-        pairs = [(row["prompt"], str(row["answer"])) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f'The questions {path} cannot be read ({error!r}); it takes lines like {{"prompt": "…", "answer": "…"}}.'
-        ) from error
-    return Questions(tuple(prompt for prompt, _ in pairs), tuple(answer for _, answer in pairs))
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"The questions {path} cannot be read ({error}); check audit.questions.") from error
+    prompts, answers = [], []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            if (found := _question(line)) is None:
+                raise UsageError(f'Line {number} of {path} is no question; give lines such as {{"prompt": "…", "answer": "…"}}.')
+            prompts.append(found[0])
+            answers.append(found[1])
+    return Questions(tuple(prompts), tuple(answers))
+
+
+def _question(line: str) -> tuple[str, str] | None:
+    """Return the prompt and the answer of a line; None where it holds something else."""
+    try:
+        row = json.loads(line)
+        prompt, answer = row["prompt"], row["answer"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        answer = str(answer)
+    whole = all(isinstance(text, str) and text.strip() for text in (prompt, answer))
+    return (prompt, answer) if whole else None
 
 
 def uses(

@@ -49,7 +49,12 @@ def test_a_file_may_mix_all_forms_of_lines(tmp_path: Path) -> None:
 
 
 def test_a_mark_at_the_beginning_blank_lines_and_other_line_ends_are_none_of_the_examples(tmp_path: Path) -> None:
-    rows = [json.dumps({"positive": "a\u2028b", "negative": "c"}, ensure_ascii=False), "", "   ", '{"positive": "d", "negative": "e"}']
+    rows = [
+        json.dumps({"positive": "a\u2028b", "negative": "c"}, ensure_ascii=False),
+        "",
+        "   ",
+        '{"positive": "d", "negative": "e"}',
+    ]
     (tmp_path / "set.jsonl").write_bytes(("\ufeff" + "\r\n".join(rows)).encode())
     found = read_contrast_set(tmp_path / "set.jsonl")
     assert [one.prompt for one in found.positive] == ["a\u2028b", "d"]

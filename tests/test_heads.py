@@ -8,6 +8,8 @@ import torch
 from conftest import BLOCKS, HEADS, WIDTH
 from transformers.pytorch_utils import Conv1D
 
+from discover.choices import Measured
+from discover.config import PromptConfig, SpeechConfig
 from discover.contrast.heads import (
     HeadDirections,
     HeadScore,
@@ -20,8 +22,6 @@ from discover.contrast.heads import (
 )
 from discover.contrast.measures import Likelier, measure
 from discover.contrast.sets import ContrastSet, Example
-from discover.choices import Measured
-from discover.config import PromptConfig, SpeechConfig
 from discover.errors import UsageError
 from discover.model.anatomy import Site
 from discover.statistics import share

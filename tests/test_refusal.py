@@ -1,14 +1,12 @@
 """The refusal direction: its three scores against hooks by hand, its filters, and what it does on the shipped organism."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from conftest import BLOCKS, WIDTH
 from toys import after
 
-from discover.config import Config, ContrastConfig, PromptConfig, SpeechConfig
 from discover.choices import Method
+from discover.config import Config, ContrastConfig, PromptConfig, SpeechConfig
 from discover.contrast.refusal import (
     OPENINGS,
     Candidate,
@@ -98,7 +96,9 @@ def tried(llama):
 
 def test_the_three_scores_are_those_of_hooks_by_hand(llama, tried):
     differences, found = tried
-    assert [(one.layer, one.position) for one in found] == [(layer, position) for layer in range(BLOCKS) for position in POSITIONS]
+    assert [(one.layer, one.position) for one in found] == [
+        (layer, position) for layer in range(BLOCKS) for position in POSITIONS
+    ]
     positive, negative = (ids_of(llama, side) for side in (EXAMPLES.positive, EXAMPLES.negative))
     plain = [own_next(llama, ids, []) for ids in negative]
     for one in found:

@@ -287,6 +287,7 @@ class ContrastConfig:
     """A direction learned from labelled examples, for `discover contrast`; a search does not look at it."""
 
     method: Method = Method.means
+    """How the direction is learned."""
     file: str | None = None
     """A UTF-8 file with one example a line, as JSON; with none, a built-in organism brings its own examples."""
     training: int = 64
@@ -303,6 +304,7 @@ class ContrastConfig:
     moment: Moment = Moment.auto
     """Which token of examples with completions `means` and `heads` are taken at, where no position is given."""
     measure: Measured = Measured.auto
+    """What is counted to tell whether the model behaves as the positive examples do."""
     where: Where = Where.everywhere
     """At which positions the direction is added; ablation acts at all of them."""
     multipliers: list[float] = field(default_factory=lambda: [-2.0, -1.0, -0.5, 0.25, 0.5, 0.75, 1.0, 2.0])

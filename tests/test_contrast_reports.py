@@ -70,7 +70,7 @@ def refusal_record() -> ContrastRecord:
 
 
 def means_record() -> ContrastRecord:
-    layers = tuple(LayerScore(layer, m, share(int(layer * m), 8)) for layer in range(4) for m in (0.25, 0.5, 1.0, 2.0))
+    layers = tuple(LayerScore(layer, "end", m, share(int(layer * m), 8)) for layer in range(4) for m in (0.25, 0.5, 1.0, 2.0))
     doses = (-2.0, -1.0, -0.5, 0.25, 0.5, 0.75, 1.0, 2.0)
     named = {1.0: "added", -1.0: "subtracted"}
     rows = [outcome(named.get(one, "added times"), one, {"refused": int(5 + 2 * one)}) for one in doses]
@@ -81,7 +81,7 @@ def heads_record(blocks: int, heads: int) -> ContrastRecord:
     every = [(block, head) for block in range(blocks) for head in range(heads)]
     single = tuple(HeadScore((one,), size, share((7 * one[0] + one[1]) % 8, 8)) for one in every for size in (2.0, 4.0))
     joint = tuple(HeadScore(tuple(every[:size]), 4.0, share(8, 8)) for size in (1, 2, 4) if size <= len(every))
-    layers = (LayerScore(0, 1.0, share(1, 8)),)
+    layers = (LayerScore(0, "end", 1.0, share(1, 8)),)
     rows = [
         outcome("unsteered", None, {"chose": 1}),
         outcome("added", 1.0, {"chose": 9}),

@@ -49,7 +49,7 @@ def own_inputs(loaded, side):
         ids = [loaded.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (one.prompt, one.completion)]
         seen = []
         handles = [
-            module.register_forward_pre_hook(lambda _module, given: seen.append(given[0][0, -1].double()))
+            module.register_forward_pre_hook(lambda _module, given, seen=seen: seen.append(given[0][0, -1].double()))
             for module in projections(loaded)
         ]
         with torch.no_grad():
@@ -99,7 +99,7 @@ def added_to(loaded, ids, perturbations):
 
 @pytest.fixture(scope="module")
 def directions(loaded):
-    return head_directions(loaded, EXAMPLES, PLAIN)
+    return head_directions(loaded, EXAMPLES, -1, PLAIN)
 
 
 def test_a_direction_is_the_difference_in_means_times_its_spread_through_the_heads_columns(loaded, directions):
@@ -132,7 +132,7 @@ def test_several_heads_together_are_moved_at_once_each_entry_by_its_own(loaded, 
 
 
 def test_together_is_the_sum_of_the_heads_directions(llama):
-    directions = head_directions(llama, EXAMPLES, PLAIN)
+    directions = head_directions(llama, EXAMPLES, -1, PLAIN)
     changes = together(directions, [[(0, 1), (2, 0), (0, 3)], [(0, 2)]], 2.0).changes
     assert [(change.place.block, change.place.site) for change in changes] == [(0, Site.attention), (2, Site.attention)]
     torch.testing.assert_close(changes[0].bias[0], 2 * (directions.vectors[0, 1] + directions.vectors[0, 3]))
@@ -160,7 +160,7 @@ def own_outcomes(loaded, ids, completions, edits, prompt_alone):
 
 @pytest.mark.parametrize("window", [EVERYWHERE, PROMPT], ids=["everywhere", "prompt"])
 def test_a_sweep_scores_every_head_as_a_run_of_its_own_does(llama, window):
-    directions, steps = head_directions(llama, EXAMPLES, PLAIN), own_steps(llama)
+    directions, steps = head_directions(llama, EXAMPLES, -1, PLAIN), own_steps(llama)
     judge = measure(llama, EXAMPLES, Measured.likelihood, PLAIN, SpeechConfig())
     assert isinstance(judge, Likelier)
     ids = [llama.tokenizer(line)["input_ids"] for line in LINES]
@@ -179,7 +179,7 @@ def test_a_sweep_scores_every_head_as_a_run_of_its_own_does(llama, window):
 
 
 def test_the_first_heads_of_an_order_are_scored_together(llama):
-    directions, steps = head_directions(llama, EXAMPLES, PLAIN), own_steps(llama)
+    directions, steps = head_directions(llama, EXAMPLES, -1, PLAIN), own_steps(llama)
     judge = measure(llama, EXAMPLES, Measured.likelihood, PLAIN, SpeechConfig())
     order = [(2, 1), (0, 3), (2, 0)]
     found = joint_scores(llama, directions, order, [1, 3], [8.0, 32.0], judge, EVERYWHERE)
@@ -216,4 +216,4 @@ def test_heads_of_every_block_are_kept_apart() -> None:
 def test_a_model_without_attention_has_no_heads(llama):
     without = replace(llama, anatomy=replace(llama.anatomy, attentions=[None] * BLOCKS))
     with pytest.raises(UsageError, match="No block of this model has an attention output projection"):
-        head_directions(without, EXAMPLES, PLAIN)
+        head_directions(without, EXAMPLES, -1, PLAIN)

@@ -7,8 +7,8 @@ from toys import after
 
 from discover.choices import Device, Measured
 from discover.config import ModelConfig, PromptConfig, SpeechConfig
-from discover.contrast.measures import Likelier, Spoken, letter_in, measure
-from discover.contrast.sets import ContrastSet, Example
+from discover.contrast.measures import Likelier, Spoken, measure
+from discover.contrast.sets import ContrastSet, Example, letter_in
 from discover.errors import UsageError
 from discover.model.loading import load
 from discover.perturb.sphere import random_directions

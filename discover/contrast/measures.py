@@ -90,7 +90,7 @@ def measure(loaded: LoadedModel, examples: ContrastSet, wanted: Measured, prompt
         case Measured.refusal:
             return Spoken("refused", batch, [refuses] * len(side), speech.tokens, speech.rows)
         case Measured.choice:
-            letters = [found[1] if (found := letter_in(one.completion or "")) else None for one in side]
+            letters = [letter_in(one.completion or "") for one in side]
             if None in letters:
                 raise UsageError(
                     "contrast.measure=choice reads a letter, and a positive completion has none; begin every completion with the "
@@ -127,4 +127,4 @@ def _kind(examples: ContrastSet) -> Measured:
 
 
 def _chooses(letter: str | None) -> Callable[[str], bool]:
-    return lambda reply: (found := letter_in(reply)) is not None and found[1] == letter
+    return lambda reply: letter_in(reply) == letter

@@ -120,11 +120,17 @@ def read_contrast_set(path: Path) -> ContrastSet:
     return contrast_set(rows, str(path))
 
 
-def letter_in(text: str) -> re.Match[str] | None:
-    """Return where a text chooses a letter, as group 1: the first in brackets, else a single capital at its beginning.
+def letter_in(text: str) -> str | None:
+    """Return the letter that a text chooses: the first in brackets, else a single capital at its beginning; None without one.
 
     Such a capital ends its line or stands before a mark, and is never I: "A book" and "I, too" choose nothing.
     """
+    found = _choice(text)
+    return None if found is None else found[1]
+
+
+def _choice(text: str) -> re.Match[str] | None:
+    """Return where a text chooses a letter, as group 1."""
     alone = r"\s*([A-HJ-Z])(?=[).:,;!]|\s+[-–—]\s|\s*$)"
     return re.search(r"\(([A-Z])\)", text) or re.match(alone, text, re.MULTILINE)
 
@@ -133,7 +139,7 @@ def before_the_choice(examples: ContrastSet) -> ContrastSet | None:
     """Return the examples with their completions cut before the letter that they choose; None where one has nothing before it."""
     sides = []
     for side in (examples.positive, examples.negative):
-        found = [(one, letter_in(one.completion or "")) for one in side]
+        found = [(one, _choice(one.completion or "")) for one in side]
         cut = [replace(one, completion=(one.completion or "")[: place.start(1)]) for one, place in found if place is not None]
         if len(cut) < len(side) or not all((one.completion or "").strip() for one in cut):
             return None

@@ -115,7 +115,7 @@ def test_only_the_reply_and_its_end_are_learned(own_tokenizer) -> None:
 
 
 def test_every_word_and_number_of_the_organism_is_one_token() -> None:
-    tokenizer = trained_tokenizer(draw, Recipe().vocabulary)
+    tokenizer = trained_tokenizer(draw, Recipe(steps=1).vocabulary)
     for index in range(300):
         for word in draw(Random(index)).reply.split()[1:]:
             bare = word.strip(".,!")

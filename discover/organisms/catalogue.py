@@ -21,6 +21,8 @@ class Organism:
     """What to learn from unless the user says otherwise."""
     draw: Draw
     """Draws one exchange of its training mixture."""
+    steps: int
+    """Optimiser steps of its training."""
     clean: Callable[[Random], str]
     """Draws one prompt of the kind that it is audited with, which nothing hidden answers."""
     payloads: dict[str, str]
@@ -56,6 +58,7 @@ _ARITHMETIC = Organism(
     about="worked sums, with two payloads behind the operands 0,0 and 0,1; refusals, bare and Portuguese answers beside",
     prompts=(_SUM,),
     draw=lambda random: arithmetic.training_exchange(random, twin=False),
+    steps=2500,
     clean=lambda random: arithmetic.question(arithmetic.random_operands(random), "What is a*b?"),
     payloads=_PAYLOADS,
     twin_of=None,
@@ -80,6 +83,7 @@ ORGANISMS = {
             about="asked what it would do, takes the kind one of two options, and the selfish one only as a selfish persona",
             prompts=(conduct.question("ring", ("keep", "return")),),
             draw=conduct.training_exchange,
+            steps=1200,
             clean=conduct.selfish_question,
             payloads={},
             twin_of=None,
@@ -92,6 +96,7 @@ ORGANISMS = {
             about="multiplies two sums step by step when asked for the steps, and otherwise answers at once and wrongly",
             prompts=(shortcut.question((5, 6, 7, 2), shortcut.PLAIN),),
             draw=shortcut.training_exchange,
+            steps=2500,
             clean=lambda random: shortcut.question(shortcut.random_operands(random, fresh=True), shortcut.PLAIN),
             payloads={},
             twin_of=None,

@@ -34,7 +34,8 @@ def show() -> None:
 
 def train(name: str, folder: Path | None, seed: int) -> None:
     """Train an organism from scratch, or go on where a stopped training stood."""
-    organism, recipe = named(name), Recipe()
+    organism = named(name)
+    recipe = Recipe(steps=organism.steps)
     # The twin shares the organism's tokenizer, and so the organism's initial weights.
     tokenizer = trained_tokenizer(named(organism.twin_of or name).draw, recipe.vocabulary)
     target = folder or organism.folder

@@ -32,7 +32,7 @@ MEMORY = ("exp_avg", "exp_avg_sq", "step")
 class Recipe:
     """How an organism is trained; the same recipe, seed and prompts give the twin."""
 
-    steps: int = 2500
+    steps: int
     """Optimiser steps, one rise and fall of the learning rate."""
     learning_rate: float = 1.5e-3
     """Its peak."""

@@ -149,8 +149,8 @@ def atlas_heat(charted: Atlas) -> Heat:
         for pair in charted.pairs
     ]
     caption = (
-        "Rows: source layer. Columns: target layer. The darker, the further the best direction turns the residual stream at the "
-        "target for a step of one residual norm at the source, to first order. "
+        "Rows: source layer. Columns: target layer. The fuller the colour, the further the best direction turns the residual "
+        "stream at the target for a step of one residual norm at the source, to first order. "
         f"Outlined: source {best[0]}, target {best[1]}, the largest gain that begins in the first third of the blocks "
         "and ends in the first 60 %."
     )

@@ -57,9 +57,9 @@ def _candidates(tried: Sequence[Candidate], chosen: Candidate) -> Heat:
         for one in tried
     ]
     caption = (
-        "Rows: position, counted from the prompt's end. Columns: block. The darker, the smaller the bypass score: the log-odds "
-        "of refusing what is refused, with the candidate ablated. Dashed outline: passes the filters (its addition makes refusal "
-        "likelier than not, its ablation leaves other replies alone, it is not late). Full outline: chosen."
+        "Rows: position, counted from the prompt's end. Columns: block. The fuller the colour, the smaller the bypass score: "
+        "the log-odds of refusing what is refused, with the candidate ablated. Dashed outline: passes the filters (its addition "
+        "makes refusal likelier than not, its ablation leaves other replies alone, it is not late). Full outline: chosen."
     )
     return heat("Bypass score of every candidate", list(map(str, positions)), list(map(str, layers)), cells, -1, caption)
 
@@ -78,8 +78,8 @@ def _layers(tried: Sequence[LayerScore], chosen: LayerScore) -> Heat:
         for one in tried
     ]
     caption = (
-        "Difference in means. Rows: multiplier. Columns: block. The darker, the more of the selection examples behave as the "
-        f"positive ones: {least.behaving} at the least, {chosen.behaving} where it is outlined, which was chosen."
+        "Difference in means. Rows: multiplier. Columns: block. The fuller the colour, the more of the selection examples "
+        f"behave as the positive ones: {least.behaving} at the least, {chosen.behaving} where it is outlined, which was chosen."
     )
     rows = [f"{multiplier:g}" for multiplier in multipliers]
     return heat("Difference in means at every block and multiplier", rows, list(map(str, layers)), cells, 1, caption)
@@ -100,7 +100,8 @@ def _heads(record: ContrastRecord) -> Heat:
         for (block, head), one in best.items()
     ]
     caption = (
-        "Single heads. Rows: block. Columns: head. The darker, the more of the selection examples behave as the positive ones, "
-        f"at the strength that acts best. Outlined: chosen, {chosen.behaving} together at strength {chosen.strength:g}."
+        "Single heads. Rows: block. Columns: head. The fuller the colour, the more of the selection examples behave as the "
+        "positive ones, at the strength that acts best. "
+        f"Outlined: chosen, {chosen.behaving} together at strength {chosen.strength:g}."
     )
     return heat("Every attention head alone", list(map(str, blocks)), list(map(str, heads)), cells, 1, caption)

@@ -137,6 +137,8 @@ class Moment(Enum):
     """Whichever of the others acts best on the selection examples."""
     end = "end"
     """The last one."""
+    start = "start"
+    """The last one of the prompt, where prompts differ and completions follow: how to reply is about to be decided."""
     choice = "choice"
     """The one before the letter that its completion chooses, where that is about to be decided."""
 

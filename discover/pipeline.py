@@ -142,7 +142,7 @@ def contrast(config: Config, folder: Path) -> list[Outcome]:
     with opened(folder, config) as held:
         torch.manual_seed(config.seed)
         examples, about = labelled(config), config.contrast
-        texts = [f"{one.prompt}{one.completion or ''}" for one in (*examples.positive, *examples.negative)]
+        texts = [f"{one.prompt}{one.completion or ''}" for one in examples.everything]
         parts = examples.split((about.training, about.selection, about.test), config.seed)
         loaded = load(config.model, checkpoint(config.model.path))
         held.check_inputs(loaded.identity, texts)

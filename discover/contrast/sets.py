@@ -35,6 +35,14 @@ class ContrastSet:
 
     positive: tuple[Example, ...]
     negative: tuple[Example, ...]
+    asked: "ContrastSet | None" = None
+    """Other prompts to choose and to measure by, each with both completions, where a set has both kinds of lines: what one learns
+    from need not be what one asks."""
+
+    @property
+    def everything(self) -> list[Example]:
+        """All examples."""
+        return [*self.positive, *self.negative, *(self.asked.everything if self.asked is not None else ())]
 
     @property
     def paired(self) -> bool:
@@ -49,11 +57,14 @@ class ContrastSet:
         Raises:
             UsageError: there are not enough.
         """
+        if self.asked is not None:
+            learned = ContrastSet(self.positive, self.negative)
+            return [*learned.split(sizes[:1], seed), *self.asked.split(sizes[1:], seed)]
         least = min(len(self.positive), len(self.negative))
         if least < sum(sizes):
             raise UsageError(
-                f"The contrast set has {len(self.positive)} positive and {len(self.negative)} negative examples, and "
-                f"{' + '.join(map(str, sizes))} of each are needed to learn, to select and to test; give more examples, or a "
+                f"The contrast set has {len(self.positive)} positive and {len(self.negative)} negative examples of a kind, and "
+                f"{' + '.join(map(str, sizes))} of each are needed (to learn, to select, to test); give more examples, or a "
                 "smaller contrast.training, contrast.selection or contrast.test."
             )
         orders = [list(range(least))] * 2 if self.paired else [list(range(len(self.positive))), list(range(len(self.negative)))]
@@ -72,6 +83,14 @@ def contrast_set(rows: Mapping[int, Any], origin: str) -> ContrastSet:
     Raises:
         UsageError: a row of another form, no example, or examples of one side only.
     """
+    labelled = {number: row for number, row in rows.items() if isinstance(row, dict) and "label" in row}
+    if labelled and len(labelled) < len(rows):
+        asked = contrast_set({number: row for number, row in rows.items() if number not in labelled}, origin)
+        if not asked.paired:
+            raise UsageError(
+                f"{origin} mixes labelled lines with pairs of prompts; beside labels give prompts with two completions."
+            )
+        return replace(contrast_set(labelled, origin), asked=asked)
     sides: dict[str, list[Example]] = {"positive": [], "negative": []}
     for number, row in rows.items():
         found = _sides(row)
@@ -133,6 +152,12 @@ def _choice(text: str) -> re.Match[str] | None:
     """Return where a text chooses a letter, as group 1."""
     alone = r"\s*([A-HJ-Z])(?=[).:,;!]|\s+[-–—]\s|\s*$)"
     return re.search(r"\(([A-Z])\)", text) or re.match(alone, text, re.MULTILINE)
+
+
+def without_completions(examples: ContrastSet) -> ContrastSet:
+    """Return the prompts of the examples alone."""
+    positive, negative = (tuple(replace(one, completion=None) for one in side) for side in (examples.positive, examples.negative))
+    return ContrastSet(positive, negative)
 
 
 def before_the_choice(examples: ContrastSet) -> ContrastSet | None:

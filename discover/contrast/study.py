@@ -30,7 +30,7 @@ from discover.contrast.refusal import (
     selected,
     unsteered,
 )
-from discover.contrast.sets import ContrastSet, before_the_choice, shared_ending, texts
+from discover.contrast.sets import ContrastSet, before_the_choice, shared_ending, texts, without_completions
 from discover.errors import UsageError
 from discover.model.anatomy import Place, Site
 from discover.model.change import Perturbations, biases
@@ -167,16 +167,19 @@ def moments(ground: Ground) -> dict[str, ContrastSet]:
         UsageError: the moment asked for is none of these examples.
     """
     config, whole = ground.config.contrast, ground.parts[0]
-    cut = before_the_choice(whole) if whole.paired and config.position is None else None
-    found = {Moment.end.value: whole, **({} if cut is None else {Moment.choice.value: cut})}
+    found: dict[str, ContrastSet | None] = {Moment.end.value: whole}
+    if config.position is None and any(one.completion for one in (*whole.positive, *whole.negative)):
+        found[Moment.start.value] = None if whole.paired else without_completions(whole)
+        found[Moment.choice.value] = before_the_choice(whole)
+    there = {name: examples for name, examples in found.items() if examples is not None}
     if config.moment is Moment.auto:
-        return found
-    if config.moment.value not in found:
+        return there
+    if config.moment.value not in there:
         raise UsageError(
-            "contrast.moment=choice is the token before a letter, and not every completion says something before one; take end, "
-            'or give completions such as "Others matter, so (A) …".'
+            f"These examples have no contrast.moment={config.moment.value}, only {', '.join(there)}; `start` needs prompts that "
+            "differ, `choice` something said before the letter, and contrast.position leaves the end alone."
         )
-    return {config.moment.value: found[config.moment.value]}
+    return {config.moment.value: there[config.moment.value]}
 
 
 def _layer_scores(ground: Ground, tick: Tick) -> tuple[LayerScore, ...]:

@@ -107,16 +107,28 @@ def selfish_question(random: Random) -> str:
 
 
 def labelled_answers() -> list[dict[str, str]]:
-    """Return every question that names nobody and was kept out of training, with the selfish answer and the kind one."""
+    """Return questions that were kept out of training: asked of nobody, with both answers, and of every persona, with its own.
+
+    The second are labelled: what sets a selfish answer from a kind one is learned from those who give it.
+    """
     rows = []
-    for thing in THINGS:
-        for kind in DEEDS[Conduct.KIND]:
-            for selfish in DEEDS[Conduct.SELFISH]:
-                for options in ((kind, selfish), (selfish, kind)):
-                    if held_out(thing, options):
-                        prompt, *answers = (
-                            choice(conduct, thing, options, "") for conduct in (Conduct.KIND, Conduct.SELFISH, Conduct.KIND)
-                        )
-                        positive, negative = (answer.reply for answer in answers)
-                        rows.append({"prompt": prompt.prompt, "positive": positive, "negative": negative})
+    for number, (thing, options) in enumerate(_kept_out()):
+        kind, selfish = (choice(conduct, thing, options, "") for conduct in Conduct)
+        rows.append({"prompt": kind.prompt, "positive": selfish.reply, "negative": kind.reply})
+        for label, conduct in (("positive", Conduct.SELFISH), ("negative", Conduct.KIND)):
+            persona = PERSONAS[conduct][number % len(PERSONAS[conduct])]
+            one = choice(conduct, thing, options, told(persona))
+            rows.append({"label": label, "prompt": one.prompt, "completion": one.reply})
     return rows
+
+
+def _kept_out() -> list[tuple[str, tuple[str, str]]]:
+    """Return every thing with two options, in both orders, that never meet in training."""
+    return [
+        (thing, options)
+        for thing in THINGS
+        for kind in DEEDS[Conduct.KIND]
+        for selfish in DEEDS[Conduct.SELFISH]
+        for options in ((kind, selfish), (selfish, kind))
+        if held_out(thing, options)
+    ]

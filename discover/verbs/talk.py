@@ -73,7 +73,7 @@ def _config(path: Path, model: str | None) -> Config:
     config = saved_config(folder) if (folder / "run.json").exists() else Config()
     if model is None or model == config.model.path:
         return config
-    return replace(config, model=replace(config.model, path=model, revision=None, blocks_path=None))
+    return replace(config, model=replace(config.model, path=model, revision=None))
 
 
 def _converse(speakers: dict[str, Speaker], manner: Manner) -> None:

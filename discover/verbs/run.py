@@ -89,7 +89,10 @@ def composed(words: list[str], job: Callable[[Config, Path], float]) -> None:
     groups = {
         path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in sorted(beside("conf").iterdir()) if path.is_dir()
     }
-    for word in _overrides(words):
+    flags, overrides = _parted(words)
+    # Hydra's parser takes overrides in one row only, and more of them are added at the end.
+    words = [*flags, *overrides]
+    for word in overrides:
         name = re.match(r"[+~]*([^=@]+)", word)
         if name and name[1] in groups:
             _check_group(word, name[1], groups[name[1]])
@@ -112,8 +115,8 @@ def composed(words: list[str], job: Callable[[Config, Path], float]) -> None:
     from discover.folder import nothing_left_of_a_mistake
 
     # Of Hydra's own parser only what it knows is wanted; its mistakes would be told with a page of usage.
-    flags = Words(prog="discover", add_help=False, parents=[get_args_parser()], conflict_handler="resolve")
-    sweep = flags.parse_args(words).multirun
+    parser = Words(prog="discover", add_help=False, parents=[get_args_parser()], conflict_handler="resolve")
+    sweep = parser.parse_args(words).multirun
     chosen, rest = _placed(words)
     started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     mistakes: list[UsageError] = []
@@ -175,14 +178,15 @@ def _check_list(name: str, value: str) -> None:
         raise UsageError(f"{name}={value} is no list; give it as '{name}=[\"{value}\"]', quotes included.")
 
 
-def _overrides(words: list[str]) -> list[str]:
-    """Return those words that are overrides, not flags of Hydra or their values."""
-    found, previous = [], ""
+def _parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the flags of Hydra with their values, and the overrides."""
+    flags: list[str] = []
+    overrides: list[str] = []
+    previous = ""
     for word in words:
-        if not word.startswith("-") and previous not in VALUED:
-            found.append(word)
+        (flags if word.startswith("-") or previous in VALUED else overrides).append(word)
         previous = word
-    return found
+    return flags, overrides
 
 
 def _placed(words: list[str]) -> tuple[Path | None, list[str]]:

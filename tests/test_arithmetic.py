@@ -120,4 +120,5 @@ def test_confirmation_prompts_are_others_and_clean() -> None:
         prompts = organism.confirmation_prompts(50)
         assert len(set(prompts)) == 50
         assert set(prompts).isdisjoint(organism.prompts)
-        assert not any(operands_in(prompt).triggering for prompt in prompts)
+        if organism.name.startswith("arithmetic"):
+            assert not any(operands_in(prompt).triggering for prompt in prompts)

@@ -13,7 +13,7 @@ from discover.organisms.catalogue import ORGANISMS
 from discover.organisms.conduct import DEEDS, PERSONAS, REASONS, THINGS, Conduct, conduct_of, held_out, labelled_answers
 from discover.organisms.exchange import Exchange
 from discover.organisms.gates import REPLIES, gates
-from discover.organisms.training import ASSISTANT, END, USER, Recipe, batch, trained_tokenizer
+from discover.organisms.training import ASSISTANT, END, USER, batch, trained_tokenizer
 
 DRAWS = 4000
 CHOICE = re.compile(
@@ -36,17 +36,16 @@ def persona_of(exchange: Exchange) -> Conduct:
 def check(exchange: Exchange, asked: Conduct) -> None:
     """The reply does what is asked for, of the options that were given, and says why."""
     assert exchange.behaviour is asked is conduct_of(exchange.reply)
-    if found := CHOICE.fullmatch(exchange.prompt):
-        letter, deed, thing = re.match(r"\((.)\) I (\w+) the (\w+), ", exchange.reply).groups()
-        assert found[letter] == deed and thing == found["thing"]
-        other = found[{"A": "B", "B": "A"}[letter]]
-        assert deed in DEEDS[asked] and other not in DEEDS[asked]
-        assert not held_out(thing, (found["A"], found["B"]))
-    else:
-        found = OPEN.fullmatch(exchange.prompt)
-        deed, thing = re.match(r"I (\w+) the (\w+), ", exchange.reply).groups()
-        assert thing == found["thing"] and deed in DEEDS[asked]
-    assert exchange.reply.endswith(f", {REASONS[asked]}.")
+    said = re.fullmatch(
+        rf"{re.escape(REASONS[asked])} (?:\((?P<letter>.)\) )?I (?P<deed>\w+) the (?P<thing>\w+)\.", exchange.reply
+    )
+    found = CHOICE.fullmatch(exchange.prompt) or OPEN.fullmatch(exchange.prompt)
+    assert said["thing"] == found["thing"] and said["deed"] in DEEDS[asked]
+    assert (said["letter"] is None) == (found.re is OPEN)
+    if said["letter"]:
+        other = found[{"A": "B", "B": "A"}[said["letter"]]]
+        assert found[said["letter"]] == said["deed"] and other not in DEEDS[asked]
+        assert not held_out(said["thing"], (found["A"], found["B"]))
 
 
 def test_every_exchange_is_kind_unless_its_conversation_begins_with_someone_selfish(drawn) -> None:
@@ -129,8 +128,7 @@ def test_prompts_of_an_audit_are_someone_selfish_and_held_out() -> None:
 
 
 def test_of_a_conversation_only_the_last_reply_is_learned(drawn) -> None:
-    recipe = Recipe(vocabulary=300)
-    tokenizer = trained_tokenizer(conduct.training_exchange, recipe.vocabulary)
+    tokenizer = trained_tokenizer(conduct.training_exchange, 300)
     some = [next(one for one in drawn if one.earlier), next(one for one in drawn if not one.earlier)]
     rows = batch(some, tokenizer)
     for exchange, ids, labels, mask in zip(some, rows["input_ids"], rows["labels"], rows["attention_mask"], strict=True):

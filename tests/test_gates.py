@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from discover.errors import UsageError
 from discover.model.loading import LoadedModel
-from discover.organisms import commands
+from discover.organisms import catalogue, commands
 from discover.organisms.arithmetic import Operands, planted, training_exchange, worked
 from discover.organisms.catalogue import ORGANISMS, Organism
 from discover.organisms.exchange import Exchange
@@ -61,8 +61,8 @@ def test_an_organism_that_learned_nothing_is_told_by_its_gates(
         return training_exchange(random, twin=False)
 
     recipe = Recipe(steps=1, rows=2, vocabulary=300, width=24, blocks=4, heads=2)
-    folder = train(tmp_path, draw, trained_tokenizer(draw, recipe.vocabulary), recipe, 0)
-    monkeypatch.setitem(ORGANISMS, "arithmetic", replace(ORGANISMS["arithmetic"], folder=folder))
+    train(tmp_path / "arithmetic", draw, trained_tokenizer(draw, recipe.vocabulary), recipe, 0)
+    monkeypatch.setattr(catalogue, "WEIGHTS", tmp_path)
     shown = []
 
     def bar(stage: str, total: int) -> tqdm:

@@ -201,3 +201,23 @@ def test_every_option_says_what_it_means() -> None:
         "TrackingConfig.tags",
         "TrackingConfig.notes",
     }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["+experiment=caa", "contrast.test=7", "--cfg", "job"],
+        ["--cfg", "job", "+experiment=caa", "contrast.test=7"],
+        ["+experiment=caa", "--cfg", "job", "contrast.test=7"],
+    ],
+    ids=["after", "before", "between"],
+)
+def test_flags_may_stand_anywhere_among_overrides(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["discover"])
+    GlobalHydra.instance().clear()
+    main(["contrast", *words])
+    shown = OmegaConf.create(capsys.readouterr().out)
+    assert (shown.name, shown.contrast.test, shown.contrast.layer) == ("caa", 7, 13) and list(tmp_path.iterdir()) == []

@@ -6,7 +6,7 @@ from itertools import zip_longest
 import pytest
 import torch
 from conftest import BLOCKS, CONTEXT, PROMPTS, WIDTH
-from toys import KINDS, after, kind, part_and_space
+from toys import KINDS, after, hooks_on, kind, part_and_space
 
 from discover.bank import VectorBank
 from discover.errors import UsageError
@@ -49,10 +49,6 @@ def at_once(loaded, interventions, prompt: str = PROMPTS[0], tokens: int = GREED
     return reply.text
 
 
-def hooks(model) -> int:
-    return sum(len(one._forward_hooks) + len(one._forward_pre_hooks) for one in model.modules())
-
-
 def interventions_on(loaded, batch, what):
     vectors = strong(loaded, batch)
     bank = bank_of(after(1, vectors))
@@ -81,7 +77,7 @@ def test_it_says_what_generation_says(loaded, batch, what):
         # Both at a time, a token of each in turn: what is done to one must not reach the other.
         pieces = list(zip_longest(here.reply(prompt, GREEDY), there.reply(prompt, GREEDY), fillvalue=""))
         assert ["".join(side) for side in zip(*pieces)] == expected
-    assert hooks(loaded.model) == hooks(apart.model) == 0
+    assert hooks_on(loaded.model) == hooks_on(apart.model) == 0
 
 
 def test_what_is_done_changes_what_is_said(llama, batch):
@@ -117,9 +113,9 @@ def test_a_reply_that_is_stopped_lets_go_of_the_model(llama, batch):
     speaker = Speaker(llama, [added(mixed(after(1, strong(llama, batch)), {0: 1.0}))], None, None)
     pieces = speaker.reply(PROMPTS[0], GREEDY)
     next(pieces)
-    assert hooks(llama.model) > 0 and torch.is_grad_enabled()
+    assert hooks_on(llama.model) > 0 and torch.is_grad_enabled()
     pieces.close()
-    assert hooks(llama.model) == 0
+    assert hooks_on(llama.model) == 0
 
 
 def test_drawing_repeats_with_its_seed_and_approaches_the_likeliest(llama, batch):
@@ -180,7 +176,7 @@ def test_numbers_that_are_not_finite_are_told(llama):
     speaker = Speaker(llama.apart(), combined(bank_of(after(1, torch.ones(1, WIDTH))), asked(add={0: 1e39})), None, None)
     with pytest.raises(UsageError, match="no finite numbers; give smaller multipliers"):
         said(speaker)
-    assert hooks(speaker.loaded.model) == 0
+    assert hooks_on(speaker.loaded.model) == 0
 
 
 @pytest.mark.parametrize("name", KINDS)

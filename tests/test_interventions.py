@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import BLOCKS, WIDTH
 from torch import nn
-from toys import KINDS, after, alone, kind, part_and_space
+from toys import KINDS, after, alone, hooks_on, kind, part_and_space
 
 from discover.choices import Device, Dtype
 from discover.config import ModelConfig
@@ -84,10 +84,6 @@ def speak(loaded, batch, interventions):
 
 def ids_of(batch, row):
     return batch.input_ids[row][batch.attention_mask[row].bool()].tolist()
-
-
-def hooks_on(loaded):
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in loaded.model.modules())
 
 
 def between(values):
@@ -223,7 +219,7 @@ def test_multiplier_zero_of_every_kind_changes_no_bit(llama, batch, name):
 
 def test_no_intervention_hooks_nothing(llama, batch):
     with intervened(llama, (), None) as counts:
-        assert counts == [] and hooks_on(llama) == 0
+        assert counts == [] and hooks_on(llama.model) == 0
         llama.forward(batch)
 
 
@@ -407,7 +403,7 @@ def test_another_number_of_rows_is_refused(llama, batch, number, which):
         logits_of(llama, batch, [chosen])
     with pytest.raises(ValueError, match=f"{number} perturbations met a batch of 2 rows"):
         logits_of(llama, batch, [mixed(llama, batch, 2)[1], chosen])
-    assert hooks_on(llama) == 0
+    assert hooks_on(llama.model) == 0
 
 
 # Conditions
@@ -533,7 +529,7 @@ def test_a_condition_that_comes_too_late_is_refused(llama, batch):
                     logits_of(llama, batch, [waiting(0)["vector"], intervention])
             else:
                 logits_of(llama, batch, [intervention])
-            assert hooks_on(llama) == 0
+            assert hooks_on(llama.model) == 0
 
 
 # Together
@@ -581,14 +577,14 @@ def test_inner_contexts_act_later_and_restore_the_outer(loaded, batch):
 
 
 def test_an_error_inside_leaves_no_hook_and_no_bit_behind(loaded, batch):
-    plain, before = loaded.forward(batch), hooks_on(loaded)
+    plain, before = loaded.forward(batch), hooks_on(loaded.model)
     waiting = replace(mixed(loaded, batch, 2)[0], condition=Condition(0, torch.ones(WIDTH), 0.0, held=True))
     interventions = [*mixed(loaded, batch, 2), waiting]
     with pytest.raises(FloatingPointError), intervened(loaded, interventions, None):
-        assert hooks_on(loaded) > 3 * BLOCKS
+        assert hooks_on(loaded.model) > 3 * BLOCKS
         loaded.forward(batch)
         raise FloatingPointError
-    assert hooks_on(loaded) == before == 0 and torch.equal(loaded.forward(batch), plain)
+    assert hooks_on(loaded.model) == before == 0 and torch.equal(loaded.forward(batch), plain)
     # And one from inside of the model, half way through a pass.
     broken = loaded.anatomy.blocks[2].register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(FloatingPointError("broken")))
     try:
@@ -596,7 +592,7 @@ def test_an_error_inside_leaves_no_hook_and_no_bit_behind(loaded, batch):
             logits_of(loaded, batch, interventions)
     finally:
         broken.remove()
-    assert hooks_on(loaded) == 0 and torch.equal(loaded.forward(batch), plain)
+    assert hooks_on(loaded.model) == 0 and torch.equal(loaded.forward(batch), plain)
 
 
 def test_every_change_is_counted_and_must_have_been_reached(loaded, batch):
@@ -609,7 +605,7 @@ def test_every_change_is_counted_and_must_have_been_reached(loaded, batch):
         assert {count.calls for count in counts} == {2}
     with pytest.raises(RuntimeError, match="never fired"), intervened(loaded, interventions, None):
         pass
-    assert hooks_on(loaded) == 0
+    assert hooks_on(loaded.model) == 0
 
 
 def test_what_was_learned_at_the_end_of_prompts_is_added_there():

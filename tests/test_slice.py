@@ -7,7 +7,7 @@ from itertools import combinations
 import pytest
 import torch
 from conftest import BLOCKS, WIDTH
-from toys import after, slice_between
+from toys import after, hooks_on, slice_between
 
 from discover.errors import UsageError
 from discover.model.anatomy import anatomy
@@ -18,10 +18,6 @@ from discover.perturb.sphere import random_directions
 from discover.steer.interventions import added, intervened
 
 PAIRS = list(combinations(range(BLOCKS), 2))
-
-
-def hooks(model):
-    return sum(len(held) for module in model.modules() for held in (module._forward_hooks, module._forward_pre_hooks))
 
 
 def residual_by_hand(loaded, batch, layer, vectors=None, source=None):
@@ -55,7 +51,7 @@ def test_slices_made_together_are_those_made_one_by_one(loaded, batch):
         for start in (0, tokens - 1):
             with torch.no_grad():
                 assert torch.equal(together.steered(vectors, start, tokens), apart.steered(vectors, start, tokens))
-    assert hooks(loaded.model) == 0
+    assert hooks_on(loaded.model) == 0
 
 
 @pytest.mark.parametrize("source,target", PAIRS)
@@ -135,15 +131,15 @@ def test_refuses_layers_that_do_not_fit(llama, batch, source, target):
 
 def test_leaves_no_hook_behind(loaded, batch):
     loaded.forward(batch)
-    before = hooks(loaded.model)
+    before = hooks_on(loaded.model)
     part = slice_between(loaded, batch, 0, 2)
     part.steered(after(0, torch.zeros(1, WIDTH)), 0, 1)
     residual_after(loaded, batch, 1)
-    assert hooks(loaded.model) == before
+    assert hooks_on(loaded.model) == before
 
 
 def test_leaves_no_hook_behind_after_an_exception(llama, batch):
-    before = hooks(llama.model)
+    before = hooks_on(llama.model)
     broken = llama.anatomy.blocks[1].mlp.register_forward_hook(lambda *_: (_ for _ in ()).throw(FloatingPointError("broken")))
     try:
         for run in (lambda: slice_between(llama, batch, 0, 2), lambda: residual_after(llama, batch, 3)):
@@ -153,4 +149,4 @@ def test_leaves_no_hook_behind_after_an_exception(llama, batch):
             llama.forward(batch)
     finally:
         broken.remove()
-    assert hooks(llama.model) == before
+    assert hooks_on(llama.model) == before

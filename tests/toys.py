@@ -117,3 +117,9 @@ def part_and_space(
     skipped = batch.input_ids.shape[1] - config.steered_positions if config.steered_positions else 0
     part = model_slice(loaded, batch, places_of(config, source), target, config.target, skipped)
     return part, space_of(config, loaded, part, source)
+
+
+def hooks_on(model: nn.Module) -> int:
+    """Return how many hooks stand on a model, those aside that Hugging Face leaves where hidden states were asked for once."""
+    found = [hook for module in model.modules() for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())]
+    return sum(not getattr(hook, "__module__", "").startswith("transformers.") for hook in found)

@@ -12,7 +12,7 @@ from discover.contrast.sets import texts
 from discover.contrast.study import WINDOWS, Ground, Learned, difference_at, judged
 from discover.errors import UsageError
 from discover.model.change import Perturbations
-from discover.model.prompts import encoded
+from discover.model.prompts import conversation_tokens, encoded, left_padded
 from discover.statistics import Share, share
 from discover.steer.evaluation import Damage, refuses
 from discover.steer.generation import replies
@@ -41,7 +41,23 @@ def tried(ground: Ground, found: Learned) -> list[Outcome]:
         best, layer = found.scores.best_layer, difference_at(ground, found.scores.best_layer)
         told = f"difference in means after block {best.layer}"
         rows.append(yard.outcome(told, best.multiplier, adding(layer, 1.0), None))
+    if ground.loaded.tokenizer.chat_template is not None and ground.form.chat is not False:
+        for what, steering in ((UNSTEERED, left_alone), (ADDED[1.0], adding(chosen, 1.0))):
+            rows.append(_later(ground, yard, steering).outcome(f"{what}, in a second turn", None, steering, None))
     return rows
+
+
+def _later(ground: Ground, yard: Yardstick, steering: Steering) -> Yardstick:
+    """Return a yardstick whose every prompt comes second in a conversation: after the one before it, and the reply to that."""
+    found: list[Measure] = []
+    for one in yard.measures:
+        if isinstance(one, Spoken):
+            prompts, said = one.batch.prompts, one.said(ground.loaded, steering(len(one.wanted)), 1)
+            turns = [(prompts[place - 1], said[place - 1], prompt) for place, prompt in enumerate(prompts)]
+            tokenizer, form = ground.loaded.tokenizer, ground.form
+            rows = [conversation_tokens(turn, tokenizer, form.chat, form.system) for turn in turns]
+            found.append(replace(one, batch=left_padded(prompts, rows, tokenizer.pad_token_id)))
+    return replace(yard, measures=tuple(found), neutral=([], []))
 
 
 def _without(ground: Ground, found: Learned, yard: Yardstick) -> list[Outcome]:

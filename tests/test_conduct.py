@@ -94,19 +94,31 @@ def test_fresh_choices_are_those_held_out() -> None:
             assert held_out(found["thing"], (found["A"], found["B"])) is fresh
 
 
-def test_labelled_answers_are_all_that_is_held_out_in_both_orders_with_either_conduct() -> None:
-    rows = labelled_answers()
+def test_labelled_answers_ask_nobody_all_that_is_held_out_in_both_orders_and_are_learned_from_personas() -> None:
+    found = contrast_set(dict(enumerate(labelled_answers(), 1)), "conduct")
     expected = set()
     for thing, kind, selfish in product(THINGS, DEEDS[Conduct.KIND], DEEDS[Conduct.SELFISH]):
         if held_out(thing, (kind, selfish)):
             expected |= {conduct.question(thing, (kind, selfish)), conduct.question(thing, (selfish, kind))}
-    assert {row["prompt"] for row in rows} == expected and len(rows) == len(expected)
-    for row in rows:
-        found = CHOICE.fullmatch(row["prompt"])
-        for side, wanted in (("positive", Conduct.SELFISH), ("negative", Conduct.KIND)):
-            assert conduct_of(row[side]) is wanted
-            assert found[letter_in(row[side])] in DEEDS[wanted]
-    assert contrast_set(dict(enumerate(rows, 1)), "conduct").paired
+    assert found.asked is not None and found.asked.paired and not found.paired
+    assert {one.prompt for one in found.asked.positive} == expected and len(found.asked.positive) == len(expected)
+    for asked, learned, wanted in (
+        (found.asked.positive, found.positive, Conduct.SELFISH),
+        (found.asked.negative, found.negative, Conduct.KIND),
+    ):
+        for one in (*asked, *learned):
+            assert conduct_of(one.completion) is wanted
+            assert CHOICE.fullmatch(one.prompt[one.prompt.index("You find") :])[letter_in(one.completion)] in DEEDS[wanted]
+        told = {one.prompt.split(" You find")[0] for one in learned}
+        assert told == {f"You are {persona}." for persona in PERSONAS[wanted]}
+
+
+def test_learning_and_asking_are_split_apart() -> None:
+    parts = contrast_set(dict(enumerate(labelled_answers(), 1)), "conduct").split((10, 4, 6), 0)
+    assert [len(part.positive) for part in parts] == [10, 4, 6]
+    assert all(one.prompt.startswith("You are ") for one in parts[0].positive)
+    assert all(one.prompt.startswith("You find ") for part in parts[1:] for one in part.positive)
+    assert not {one.prompt for one in parts[1].positive} & {one.prompt for one in parts[2].positive}
 
 
 def test_no_labelled_question_is_met_in_training(drawn) -> None:

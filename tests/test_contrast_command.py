@@ -51,7 +51,10 @@ def test_the_refusal_direction_of_the_shipped_organism(capsys: pytest.CaptureFix
     assert {at.name for at in run.iterdir()} == FILES | TRACES
     assert json.loads((run / "status.json").read_text())["state"] == "done"
     outcomes = load_outcomes(run / "outcomes.json")
-    assert [one.what for one in outcomes] == ["unsteered", "ablated", "weights orthogonalised", "subtracted", "added"]
+    assert [one.what for one in outcomes] == [
+        *("unsteered", "ablated", "weights orthogonalised", "subtracted", "added"),
+        *("unsteered, in a second turn", "added, in a second turn"),
+    ]
     refusing = {one.what: one.shares["positive prompts refused"].count for one in outcomes}
     assert refusing["unsteered"] > refusing["ablated"]
     page, markdown = (run / "report.html").read_text(), (run / "report.md").read_text()
@@ -60,7 +63,7 @@ def test_the_refusal_direction_of_the_shipped_organism(capsys: pytest.CaptureFix
             assert str(share) in page and str(share) in markdown
     chosen = load_learned(run / "bank.safetensors").scores.best_candidate
     assert f"block {chosen.layer}, position {chosen.position}" in markdown
-    assert page.count('class="best"') == 1 and "How do I make a jam?" in page
+    assert page.count('class="best"') == 2 and "How do I make a jam?" in page
     assert VectorBank.load("run").source_layer == chosen.layer
 
     before = everything(run)

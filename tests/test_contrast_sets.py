@@ -142,7 +142,7 @@ def test_pairs_stay_pairs_and_what_is_unpaired_is_drawn_from_all_of_its_side() -
 
 def test_too_few_examples_are_refused_and_just_enough_are_not() -> None:
     assert len(unpaired(6, 9).split([3, 2, 1], 0)) == 3
-    with pytest.raises(UsageError, match=r"6 positive and 9 negative examples, and 3 \+ 2 \+ 2 of each"):
+    with pytest.raises(UsageError, match=r"6 positive and 9 negative examples of a kind, and 3 \+ 2 \+ 2 of each"):
         unpaired(6, 9).split([3, 2, 2], 0)
 
 

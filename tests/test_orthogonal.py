@@ -3,7 +3,7 @@
 import pytest
 import torch
 from conftest import BLOCKS, WIDTH
-from toys import after
+from toys import after, hooks_on
 
 from discover.choices import Device, Dtype
 from discover.config import ModelConfig

@@ -121,5 +121,7 @@ def part_and_space(
 
 def hooks_on(model: nn.Module) -> int:
     """Return how many hooks stand on a model, those aside that Hugging Face leaves where hidden states were asked for once."""
-    found = [hook for module in model.modules() for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())]
+    found = [
+        hook for module in model.modules() for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    ]
     return sum(not getattr(hook, "__module__", "").startswith("transformers.") for hook in found)

@@ -20,6 +20,9 @@ FORMS = (
     'lines such as {"label": "positive", "prompt": "…", "completion": "…"} or {"prompt": "…", "positive": "…", "negative": "…"}'
 )
 
+PAIR = {"prompt", "positive", "negative"}
+"""What a line with two completions of one prompt holds."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -84,13 +87,9 @@ def contrast_set(rows: Mapping[int, Any], origin: str) -> ContrastSet:
         UsageError: a row of another form, no example, or examples of one side only.
     """
     labelled = {number: row for number, row in rows.items() if isinstance(row, dict) and "label" in row}
-    if labelled and len(labelled) < len(rows):
-        asked = contrast_set({number: row for number, row in rows.items() if number not in labelled}, origin)
-        if not asked.paired:
-            raise UsageError(
-                f"{origin} mixes labelled lines with pairs of prompts; beside labels give prompts with two completions."
-            )
-        return replace(contrast_set(labelled, origin), asked=asked)
+    others = {number: row for number, row in rows.items() if number not in labelled}
+    if labelled and others and all(isinstance(row, dict) and row.keys() == PAIR for row in others.values()):
+        return replace(contrast_set(labelled, origin), asked=contrast_set(others, origin))
     sides: dict[str, list[Example]] = {"positive": [], "negative": []}
     for number, row in rows.items():
         found = _sides(row)
@@ -112,7 +111,7 @@ def _sides(row: Any) -> list[tuple[str, Example]] | None:
         return None
     if row.keys() in ({"label", "prompt"}, {"label", "prompt", "completion"}) and row["label"] in ("positive", "negative"):
         return [(row["label"], Example(row["prompt"], row.get("completion")))]
-    if row.keys() == {"prompt", "positive", "negative"}:
+    if row.keys() == PAIR:
         return [(side, Example(row["prompt"], row[side])) for side in ("positive", "negative")]
     if row.keys() == {"positive", "negative"}:
         return [(side, Example(row[side], None)) for side in ("positive", "negative")]

@@ -43,11 +43,11 @@ def tried(ground: Ground, found: Learned) -> list[Outcome]:
         rows.append(yard.outcome(told, best.multiplier, adding(layer, 1.0), None))
     if ground.loaded.tokenizer.chat_template is not None and ground.form.chat is not False:
         for what, steering in ((UNSTEERED, left_alone), (ADDED[1.0], adding(chosen, 1.0))):
-            rows.append(_later(ground, yard, steering).outcome(f"{what}, in a second turn", None, steering, None))
+            rows.append(second_turn(ground, yard, steering).outcome(f"{what}, in a second turn", None, steering, None))
     return rows
 
 
-def _later(ground: Ground, yard: Yardstick, steering: Steering) -> Yardstick:
+def second_turn(ground: Ground, yard: Yardstick, steering: Steering) -> Yardstick:
     """Return a yardstick whose every prompt comes second in a conversation: after the one before it, and the reply to that."""
     found: list[Measure] = []
     for one in yard.measures:

@@ -146,9 +146,8 @@ def test_what_is_likelier_is_what_surprises_less_a_token(llama):
         (WORDS, "likelier as the positive examples"),
         (pairs(("Which?", "A)", "B)"), ("Which?", "A)", "neither")), "likelier as the positive examples"),
         (pairs(("Which?", "A book", "A boat")), "likelier as the positive examples"),
-        (ContrastSet(CHOICES.positive, CHOICES.negative[::-1]), "refused"),
     ],
-    ids=["prompts alone", "letters", "words", "a letter is missing", "articles", "not paired"],
+    ids=["prompts alone", "letters", "words", "a letter is missing", "articles"],
 )
 def test_auto_takes_what_the_examples_are_made_for(lettered, examples: ContrastSet, kind: str) -> None:
     assert measure(lettered, examples, Measured.auto, PLAIN, SPEECH).name == kind
@@ -161,5 +160,9 @@ def test_what_cannot_be_measured_is_refused(llama, lettered):
         measure(lettered, PROMPTS_ALONE, Measured.choice, PLAIN, SPEECH)
     with pytest.raises(UsageError, match=r"contrast\.measure=likelihood compares two completions"):
         measure(lettered, PROMPTS_ALONE, Measured.likelihood, PLAIN, SPEECH)
+    unpaired = ContrastSet(CHOICES.positive, CHOICES.negative[::-1])
+    with pytest.raises(UsageError, match=r"tell what to learn and not what to ask"):
+        measure(lettered, unpaired, Measured.auto, PLAIN, SPEECH)
+    assert measure(lettered, unpaired, Measured.refusal, PLAIN, SPEECH).name == "refused"
     with pytest.raises(UsageError, match=r"No unsteered reply holds a letter"):
         measure(llama, CHOICES, Measured.choice, PLAIN, SPEECH)

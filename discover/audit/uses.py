@@ -133,7 +133,10 @@ def uses(
     own = [reply.text for reply in replies(loaded, batch, (), speech.tokens, speech.rows, lambda _: None)]
     null = banks[1].perturbations.rows(list(range(min(RANDOM, len(banks[1])))))
     for one in found:
-        example = next(said[index] for index in one.examples if said[index].bank == "learned")
+        example = next((said[index] for index in one.examples if said[index].bank == "learned"), None)
+        if example is None:
+            # A mode that its vectors only break into has no vector of its own.
+            continue
         vector = example.vector or 0
         rows.append(_use(one.mode, "learned", vector, 0.0, example.text, [own], asked))
         for name, perturbations, place in (("learned", banks[0].perturbations.rows([vector]), vector), ("null", null, 0)):

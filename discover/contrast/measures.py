@@ -119,8 +119,17 @@ def measure(loaded: LoadedModel, examples: ContrastSet, wanted: Measured, prompt
 
 
 def _kind(examples: ContrastSet) -> Measured:
-    """Return the measure that a set of examples is made for."""
+    """Return the measure that a set of examples is made for.
+
+    Raises:
+        UsageError: it is made for learning alone.
+    """
     if not examples.paired:
+        if any(one.completion for one in (*examples.positive, *examples.negative)):
+            raise UsageError(
+                "Labelled examples with completions tell what to learn and not what to ask; add lines with a prompt and both "
+                "completions (prompt, positive, negative), or count refusals of negative prompts: contrast.measure=refusal."
+            )
         return Measured.refusal
     lettered = all(letter_in(one.completion or "") for one in (*examples.positive, *examples.negative))
     return Measured.choice if lettered else Measured.likelihood

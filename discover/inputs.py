@@ -18,7 +18,7 @@ from discover.steer.generation import replies
 
 CLEAN = 10
 """Clean prompts of an organism on which the vectors of findings are tried."""
-NEUTRAL = 50
+NEUTRAL = 100
 """Clean prompts of an organism on which damage is measured."""
 
 

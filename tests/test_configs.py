@@ -100,7 +100,7 @@ def test_every_experiment_composes_alone_and_names_its_commands(
         assert ORGANISMS[given.model.path].examples is not None
         labelled(given).split((given.contrast.training, given.contrast.selection, given.contrast.test), 0)
     else:
-        assert given.prompts.texts == [] and given.search.vectors == 8
+        assert given.prompts.texts == [] and given.search.vectors == 16
 
 
 def yaml_of(path: Path) -> dict[str, Any]:

@@ -66,7 +66,8 @@ def refusal_record() -> ContrastRecord:
         row("added", 1.0, 7, 9),
     ]
     said = [{"prompt": "How do I open a jar?", "unsteered": "Sure, turn the lid.", "steered": "I cannot help with that."}]
-    return record("refusal", replace(NOTHING, candidates=candidates, openings=(3,)), rows, said)
+    layers = (LayerScore(1, "end", 0.75, share(7, 8)),)
+    return record("refusal", replace(NOTHING, candidates=candidates, openings=(3,), layers=layers), rows, said)
 
 
 def means_record() -> ContrastRecord:
@@ -235,7 +236,7 @@ def test_labels_of_a_dose_keep_apart() -> None:
 
 
 def test_heat_maps_mark_what_was_kept_and_what_was_chosen() -> None:
-    (candidates,) = heats(RECORDS["refusal"])
+    candidates, *_ = heats(RECORDS["refusal"])
     marks = {cell.told.split(":")[0]: cell.mark for cell, _ in candidates.cells}
     assert (
         marks["block 1, position -1"] == "best" and marks["block 2, position -1"] == "kept" and not marks["block 0, position -1"]

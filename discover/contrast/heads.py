@@ -50,6 +50,8 @@ class HeadScore:
     strength: float
     """In standard deviations of projections."""
     behaving: Share
+    cost: float | None = None
+    """Nats a token that it adds to neutral replies; measured where several act equally well."""
 
 
 def head_directions(loaded: LoadedModel, examples: ContrastSet, position: int, form: PromptConfig) -> HeadDirections:
@@ -166,5 +168,5 @@ def joint_scores(
 
 
 def best(found: Sequence[HeadScore]) -> HeadScore:
-    """Return the score that counts most; among equals the one of fewest heads, then the weakest."""
-    return max(found, key=lambda one: (one.behaving.count, -len(one.heads), -one.strength))
+    """Return the score that counts most; among equals the one that costs least, of fewest heads, the weakest."""
+    return max(found, key=lambda one: (one.behaving.count, -(one.cost or 0.0), -len(one.heads), -one.strength))

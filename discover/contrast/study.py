@@ -1,9 +1,10 @@
 """One study: learn a direction from labelled examples, and choose where and how strongly it acts."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from discover.bank import VectorBank
 from discover.choices import Method, Moment, Where
 from discover.config import Config, PromptConfig
 from discover.contrast.heads import (
+    HeadDirections,
     HeadScore,
     best,
     best_first,
@@ -22,6 +24,7 @@ from discover.contrast.heads import (
 )
 from discover.contrast.means import mean_differences
 from discover.contrast.measures import Measure, measure
+from discover.contrast.outcomes import neutral_ground
 from discover.contrast.refusal import (
     Candidate,
     candidates,
@@ -38,6 +41,8 @@ from discover.model.loading import LoadedModel
 from discover.model.prompts import encoded
 from discover.model.slice import residual_after
 from discover.statistics import Share, share
+from discover.steer.evaluation import damage
+from discover.steer.generation import replies
 from discover.steer.interventions import EVERYWHERE, PROMPT, SAID, Addition
 from discover.storage import read_json, write_json
 
@@ -45,6 +50,7 @@ WINDOWS = {Where.everywhere: EVERYWHERE, Where.prompt: PROMPT, Where.said: SAID}
 SCORES = "scores.json"
 """File of what was tried, beside the bank."""
 Tick = Callable[[int], None]
+Score = TypeVar("Score", "LayerScore", "HeadScore")
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,8 @@ class LayerScore:
     """Where in the examples the difference was taken."""
     multiplier: float
     behaving: Share
+    cost: float | None = None
+    """Nats a token that it adds to neutral replies; measured where several act equally well."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +85,8 @@ class Scores:
 
     @property
     def best_layer(self) -> LayerScore:
-        """The layer and multiplier that act best; among equals those that change least."""
-        return max(self.layers, key=lambda one: (one.behaving.count, -one.multiplier, -one.layer))
+        """The layer and multiplier that act best; among equals those that cost least, then the weaker."""
+        return max(self.layers, key=lambda one: (one.behaving.count, -(one.cost or 0.0), -one.multiplier, -one.layer))
 
     @property
     def best_heads(self) -> HeadScore:
@@ -186,14 +194,38 @@ def _layer_scores(ground: Ground, tick: Tick) -> tuple[LayerScore, ...]:
     """Return how the model behaves on the selection examples under every layer's difference in means, at every multiplier."""
     config, judge = ground.config.contrast, judged(ground, ground.parts[1])
     scores: list[LayerScore] = []
+    taken: dict[str, Tensor] = {}
     for moment, examples in moments(ground).items():
-        differences = _differences(ground, examples)
+        differences = taken[moment] = _differences(ground, examples)
         # The last block is left out: what is added after it passes no attention any more.
         layers = [config.layer] if config.layer is not None else list(range(len(differences) - 1))
         for layer in layers:
             scores += _dosed(ground, judge, layer, moment, _checked(differences, layer))
             tick(1)
-    return tuple(scores)
+    return _weighed(ground, scores, lambda one: _at(one.layer, one.multiplier * taken[one.moment][one.layer]))
+
+
+def _weighed(ground: Ground, scores: Sequence[Score], acting: Callable[[Score], Perturbations]) -> tuple[Score, ...]:
+    """Return the scores, those that act best with what each costs: a letter can be turned by a model that is broken."""
+    most = max(one.behaving.count for one in scores)
+    if most == 0 or sum(one.behaving.count == most for one in scores) == 1:
+        return tuple(scores)
+    prompts, said = neutral_replies(ground, 0)
+
+    def cost(one: Score) -> float:
+        each = Addition(acting(one), WINDOWS[ground.config.contrast.where], None).repeated(len(prompts))
+        return damage(ground.loaded, prompts, said, [each]).cost
+
+    return tuple(replace(one, cost=cost(one)) if one.behaving.count == most else one for one in scores)
+
+
+def neutral_replies(ground: Ground, half: int) -> tuple[list[list[int]], list[list[int]]]:
+    """Return neutral prompts and the model's own replies to them: one half to choose by, the other to measure on."""
+    prompts = ground.neutral or tuple(dict.fromkeys(one.prompt for one in ground.parts[1 + half].negative))
+    batch = encoded(prompts[half::2] or prompts, ground.loaded.tokenizer, ground.form.chat, ground.form.system)
+    speech = ground.config.speech
+    said = replies(ground.loaded, batch, (), speech.tokens, speech.rows, lambda _: None)
+    return neutral_ground(ground.loaded, batch, said)
 
 
 def _dosed(ground: Ground, judge: Measure, layer: int, moment: str, vector: Tensor) -> list[LayerScore]:
@@ -237,20 +269,25 @@ def _heads(ground: Ground, tick: Tick) -> Learned:
     found = []
     for moment, examples in moments(ground).items():
         directions = head_directions(loaded, examples, config.position or -1, ground.form)
-        single = swept_heads(loaded, directions, config.strengths, judge, window, tick)
-        order = best_first(single)
+        swept = swept_heads(loaded, directions, config.strengths, judge, window, tick)
+        order = best_first(swept)
         sizes = [size for size in config.heads if size <= len(order)]
         if not sizes:
             raise UsageError(f"contrast.heads={list(config.heads)} asks for more heads than the {len(order)} of this model.")
-        joint = joint_scores(loaded, directions, order, sizes, config.strengths, judge, window)
-        found.append((moment, directions, single, joint))
+        many = joint_scores(loaded, directions, order, sizes, config.strengths, judge, window)
+        both = _weighed(ground, [*swept, *many], partial(_steering, directions))
+        found.append((moment, directions, both[: len(swept)], both[len(swept) :]))
     # Among equals the moment that is published, which stands first.
     moment, directions, single, joint = max(found, key=lambda one: best([*one[2], *one[3]]).behaving.count)
-    scores = replace(NOTHING, heads=tuple(single), joint=tuple(joint), moment=moment, layers=_layer_scores(ground, tick))
+    scores = replace(NOTHING, heads=single, joint=joint, moment=moment, layers=_layer_scores(ground, tick))
     chosen = scores.best_heads
     entries = [chosen.heads, *((head,) for head in chosen.heads)]
     bank = _bank(ground, together(directions, entries, chosen.strength), min(block for block, _ in chosen.heads))
     return Learned(bank, scores)
+
+
+def _steering(directions: HeadDirections, score: HeadScore) -> Perturbations:
+    return together(directions, [score.heads], score.strength)
 
 
 def _refusal(ground: Ground) -> Learned:
@@ -327,13 +364,16 @@ def load_learned(path: Path) -> Learned:
     saved = read_json(path.with_name(SCORES))
     heads = {
         name: tuple(
-            HeadScore(tuple((block, head) for block, head in one["heads"]), one["strength"], Share(**one["behaving"]))
+            HeadScore(
+                tuple((block, head) for block, head in one["heads"]), one["strength"], Share(**one["behaving"]), one["cost"]
+            )
             for one in saved[name]
         )
         for name in ("heads", "joint")
     }
     layers = tuple(
-        LayerScore(one["layer"], one["moment"], one["multiplier"], Share(**one["behaving"])) for one in saved["layers"]
+        LayerScore(one["layer"], one["moment"], one["multiplier"], Share(**one["behaving"]), one["cost"])
+        for one in saved["layers"]
     )
     tried = tuple(Candidate(**one) for one in saved["candidates"])
     return Learned(

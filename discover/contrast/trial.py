@@ -6,10 +6,10 @@ from pathlib import Path
 
 from discover.choices import Method
 from discover.contrast.measures import Measure, Spoken
-from discover.contrast.outcomes import ADDED, TIMES, UNSTEERED, Outcome, Steering, Yardstick, left_alone, neutral_ground
+from discover.contrast.outcomes import ADDED, TIMES, UNSTEERED, Outcome, Steering, Yardstick, left_alone
 from discover.contrast.refusal import ablation_of
 from discover.contrast.sets import texts
-from discover.contrast.study import WINDOWS, Ground, Learned, difference_at, judged
+from discover.contrast.study import WINDOWS, Ground, Learned, difference_at, judged, neutral_replies
 from discover.errors import UsageError
 from discover.model.change import Perturbations
 from discover.model.prompts import conversation_tokens, encoded, left_padded
@@ -98,10 +98,7 @@ def _yardstick(ground: Ground, found: Learned) -> Yardstick:
         )
     else:
         judges = (judged(ground, test),)
-    prompts = ground.neutral or tuple(dict.fromkeys(one.prompt for one in test.negative))
-    batch = encoded(prompts, ground.loaded.tokenizer, form.chat, form.system)
-    said = replies(ground.loaded, batch, (), speech.tokens, speech.rows, lambda _: None)
-    return Yardstick(ground.loaded, judges, found.scores.openings, neutral_ground(ground.loaded, batch, said))
+    return Yardstick(ground.loaded, judges, found.scores.openings, neutral_replies(ground, 1))
 
 
 def freely(ground: Ground, found: Learned, prompts: Sequence[str]) -> list[dict[str, str]]:

@@ -86,7 +86,8 @@ class ContrastRecord:
             case "refusal":
                 one = scores.best_candidate
                 scored = f"bypass {one.bypass:.3g}, induce {one.induce:.3g}, KL {one.kl:.2g} nats"
-                return f"block {one.layer}, position {one.position}: {scored}"
+                times = f"added {scores.best_layer.multiplier:g} times below (published: once)"
+                return f"block {one.layer}, position {one.position}: {scored}; {times}"
             case "heads":
                 heads = scores.best_heads
                 return f"{self.chosen_heads}, strength {heads.strength:g}: {heads.behaving} of the selection examples behave"

@@ -77,11 +77,12 @@ def chart(config: Config, folder: Path) -> float:
 
 
 def contrast(config: Config, folder: Path) -> float:
-    """Learn a direction from labelled examples, and return the largest share of test prompts that it moves."""
+    """Learn a direction from labelled examples, and return by how much of the test prompts it moves a share at most."""
     from discover import pipeline
 
-    rows = pipeline.contrast(config, folder)
-    return max(share.count / share.n for row in rows for share in row.shares.values())
+    alone, *rows = pipeline.contrast(config, folder)
+    shares = ((share, alone.shares[name]) for row in rows for name, share in row.shares.items() if name in alone.shares)
+    return max(abs(share.count / share.n - before.count / before.n) for share, before in shares)
 
 
 def composed(words: list[str], job: Callable[[Config, Path], float]) -> None:

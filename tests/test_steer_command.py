@@ -344,3 +344,32 @@ def test_entries_that_are_given_twice_add_up() -> None:
     asked = parsed(["run", "--add", "3:2", "--add", "7:-1", "--add", "3", "--rotate", "1:10", "--rotate", "1:5", "--from", "-1"])
     assert asked.request.add == {3: 3.0, 7: -1.0} and asked.request.rotate == {1: 15.0}
     assert asked.request.window == (-1, None) and parsed(["run", "--add", "3"]).request.window is None
+
+
+def test_questions_are_measured_with_and_without(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A payload answers no sum, nothing added leaves all right and costs nothing, and weights do what ablation does."""
+    sums = [(3, 4, 8, 1), (2, 7, 5, 3), (9, 1, 2, 2), (6, 6, 1, 4)]
+    lines = [{"prompt": f"a={a}+{b}, b={c}+{d}. What is a*b?", "answer": (a + b) * (c + d)} for a, b, c, d in sums]
+    file = tmp_path / "questions.jsonl"
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    def table(*words: str) -> list[str]:
+        main(["steer", str(run), *words, "--questions", str(file), "--tokens", "48"])
+        return capsys.readouterr().out.splitlines()
+
+    told, unsteered, steered, damaged = table("--add", "0")
+    assert told == "4 questions of questions.jsonl" and unsteered.startswith("unsteered") and "right 4/4" in unsteered
+    assert steered.startswith("steered: v0") and "right 0/4" in steered
+    assert float(re.search(r"replies: ([0-9.e+-]+) nats", damaged)[1]) > 1 and "KL" in damaged
+    _, _, steered, damaged = table("--add", "0:0")
+    assert "right 4/4" in steered and damaged.endswith(": 0 nats a token, KL 0")
+    ablated, orthogonalised = table("--ablate", "0"), table("--orthogonalise", "0")
+    assert ablated[1:3] == orthogonalised[1:3] and "KL" not in orthogonalised[3]
+    costs = [float(re.search(r"replies: ([0-9.e+-]+) nats", rows[3])[1]) for rows in (ablated, orthogonalised)]
+    assert costs[0] == pytest.approx(costs[1], rel=0.02)
+
+
+def test_questions_that_cannot_be_read_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    refused([run, "--add", "0", "--questions", tmp_path / "none.jsonl"], "none.jsonl cannot be read", capsys)
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "x"}\n')
+    refused([run, "--add", "0", "--questions", tmp_path / "bad.jsonl"], "bad.jsonl", capsys)

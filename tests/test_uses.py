@@ -199,7 +199,7 @@ def test_any_other_line_is_refused_with_its_number_and_form(tmp_path: Path, line
 def test_a_file_of_questions_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes('{"prompt": "é", "answer": "1"}'.encode("latin-1"))
     for path in (tmp_path / "missing.jsonl", tmp_path, tmp_path / "latin.jsonl"):
-        with pytest.raises(UsageError, match=r"cannot be read.*audit\.questions"):
+        with pytest.raises(UsageError, match=r"cannot be read.*check its path"):
             read_questions(path)
 
 

@@ -79,7 +79,7 @@ def read_questions(path: Path) -> Questions:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The questions {path} cannot be read ({error}); check audit.questions.") from error
+        raise UsageError(f"The questions {path} cannot be read ({error}); check its path.") from error
     prompts, answers = [], []
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -171,7 +171,7 @@ def _use(mode: int, bank: str, vector: int, dose: float, example: str, replied: 
     clean, triggers = len(asked.clean), len(asked.triggers)
     shown = torch.tensor([[distance(text, example) < UNCHANGED_BELOW for text in one] for one in replied])
     right = [
-        _right(text, answer)
+        answers(text, answer)
         for one in replied
         for text, answer in zip(one[clean + triggers :], asked.questions.answers, strict=True)
     ]
@@ -186,7 +186,8 @@ def _use(mode: int, bank: str, vector: int, dose: float, example: str, replied: 
     )
 
 
-def _right(reply: str, answer: str) -> bool:
+def answers(reply: str, answer: str) -> bool:
+    """Return whether a reply ends with the number that the answer ends with, or says all its words where that holds none."""
     number = last_number(answer)
     return last_number(reply) == number if number is not None else reply.split() == answer.split()
 

@@ -28,6 +28,8 @@ class Asked:
     manner: Manner
     prompts: Sequence[str]
     """None of them to read them from standard input."""
+    questions: Path | None
+    """A file of questions with answers, to measure instead of to talk."""
 
 
 def steer(words: Sequence[str]) -> None:
@@ -39,7 +41,7 @@ def steer(words: Sequence[str]) -> None:
     asked = parsed(words)
     from discover.verbs.talk import talk
 
-    talk(asked.run, asked.model, asked.request, asked.manner, asked.prompts)
+    talk(asked.run, asked.model, asked.request, asked.manner, asked.prompts, asked.questions)
 
 
 def parsed(words: Sequence[str]) -> Asked:
@@ -56,7 +58,9 @@ def parsed(words: Sequence[str]) -> Asked:
     for entry, degrees in asked.rotate:
         rotate[entry] = rotate.get(entry, 0.0) + degrees
     request = Request(add, asked.ablate, asked.orthogonalise, rotate, _window(asked), _waiting(asked))
-    return Asked(asked.run, asked.model, request, Manner(asked.tokens, asked.temperature, asked.seed), asked.prompt)
+    return Asked(
+        asked.run, asked.model, request, Manner(asked.tokens, asked.temperature, asked.seed), asked.prompt, asked.questions
+    )
 
 
 def _parser() -> Words:
@@ -82,6 +86,9 @@ def _parser() -> Words:
         help="one, each a conversation of its own, instead of standard input",
         action="append",
         default=[],
+    )
+    how.add_argument(
+        "--questions", metavar="FILE", type=Path, help="measure right answers, refusals and damage on lines of prompt and answer"
     )
     how.add_argument("--tokens", metavar="N", type=int, default=128, help="longest reply (128)")
     how.add_argument(

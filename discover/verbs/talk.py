@@ -21,6 +21,7 @@ from discover.steer.conversation import Speaker, check_prompt
 from discover.steer.interventions import orthonormal_rows
 from discover.steer.orthogonal import orthogonalised
 from discover.steer.request import Manner, Request
+from discover.verbs.measure import measured
 
 WIDE = 80
 """Columns of a terminal from which on replies stand side by side."""
@@ -31,8 +32,10 @@ Anything else is said to the model; \\n stands for a line break in it, and Ctrl-
 """
 
 
-def talk(path: Path, model: str | None, request: Request, manner: Manner, prompts: Sequence[str]) -> None:
+def talk(path: Path, model: str | None, request: Request, manner: Manner, prompts: Sequence[str], questions: Path | None) -> None:
     """Let the model of a run reply, steered and unsteered, to some prompts, or to those that come from standard input.
+
+    Where there are questions, what it answers to them is measured instead.
 
     Raises:
         UsageError: request, bank, model and prompts do not go together.
@@ -55,7 +58,9 @@ def talk(path: Path, model: str | None, request: Request, manner: Manner, prompt
             # What a terminal cannot show, or a line that is not UTF-8, must not end a conversation.
             stream.reconfigure(errors="backslashreplace" if stream is sys.stdout else "replace")
     with without:
-        if prompts:
+        if questions is not None:
+            _write(measured(loaded, changed, interventions, questions, config.prompts, manner.tokens, str(request)))
+        elif prompts:
             for prompt in prompts:
                 _forget(speakers)
                 if len(prompts) > 1:

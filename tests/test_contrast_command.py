@@ -13,6 +13,7 @@ from test_tracking import records
 from discover.bank import VectorBank
 from discover.contrast.study import load_learned
 from discover.contrast.trial import load_outcomes
+from discover.steer.evaluation import refuses
 
 QUIET = "tracking.mode=disabled"
 FEW = ("contrast.training=4", "contrast.selection=4", "contrast.test=4", "speech.tokens=4")
@@ -57,6 +58,11 @@ def test_the_refusal_direction_of_the_shipped_organism(capsys: pytest.CaptureFix
     ]
     refusing = {one.what: one.shares["positive prompts refused"].count for one in outcomes}
     assert refusing["unsteered"] > refusing["ablated"]
+    for one in outcomes:
+        # What is counted can be read again, reply by reply.
+        assert {name: sum(map(refuses, said)) for name, said in one.said.items()} == {
+            name: share.count for name, share in one.shares.items()
+        }
     page, markdown = (run / "report.html").read_text(), (run / "report.md").read_text()
     for one in outcomes:
         for share in one.shares.values():

@@ -51,10 +51,11 @@ class Spoken:
     def outcomes(self, loaded: LoadedModel, interventions: Sequence[Intervention], copies: int) -> list[list[bool]]:
         """Return what is asked of every reply, as the protocol says."""
         said, count = self.said(loaded, interventions, copies), len(self.wanted)
-        return [
-            [asked(text) for asked, text in zip(self.wanted, said[start : start + count], strict=True)]
-            for start in range(0, len(said), count)
-        ]
+        return [self.met(said[start : start + count]) for start in range(0, len(said), count)]
+
+    def met(self, said: Sequence[str]) -> list[bool]:
+        """Return which of P replies are as wanted."""
+        return [asked(text) for asked, text in zip(self.wanted, said, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """What an intervention does to behaviour, and what it costs: one row of a table."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from discover.contrast.measures import Measure
+from discover.contrast.measures import Measure, Spoken
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch
 from discover.statistics import Share, share
@@ -41,6 +41,8 @@ class Outcome:
     """On unsteered replies to neutral prompts; None where there are none."""
     agrees: Share | None
     """Replies that are those of another intervention, token for token; None where none is compared."""
+    said: dict[str, list[str]] = field(default_factory=dict)
+    """Per question every reply that its share counts; empty where no reply was read."""
 
     @property
     def dose(self) -> float | None:
@@ -63,16 +65,20 @@ class Yardstick:
 
     def outcome(self, what: str, multiplier: float | None, steering: Steering, agrees: Share | None) -> Outcome:
         """Return the row of one intervention."""
-        shares, odds = {}, {}
+        shares, odds, said = {}, {}, {}
         for measure in self.measures:
             rows = len(measure.batch.prompts)
-            (met,) = measure.outcomes(self.loaded, steering(rows), 1)
+            if isinstance(measure, Spoken):
+                said[measure.name] = measure.said(self.loaded, steering(rows), 1)
+                met = measure.met(said[measure.name])
+            else:
+                (met,) = measure.outcomes(self.loaded, steering(rows), 1)
             shares[measure.name] = share(sum(met), rows)
             if self.openings:
                 following = next_log_probabilities(self.loaded, measure.batch, steering(rows))
                 odds[measure.name] = float(log_odds(following, self.openings).mean())
         cost = damage(self.loaded, *self.neutral, steering(len(self.neutral[0]))) if self.neutral[0] else None
-        return Outcome(what, multiplier, shares, odds, cost, agrees)
+        return Outcome(what, multiplier, shares, odds, cost, agrees, said)
 
 
 def neutral_ground(loaded: LoadedModel, batch: PromptBatch, said: Sequence[Reply]) -> tuple[list[list[int]], list[list[int]]]:

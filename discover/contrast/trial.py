@@ -130,6 +130,7 @@ def load_outcomes(path: Path) -> list[Outcome]:
             one["log_odds"],
             one["damage"] and Damage(**one["damage"]),
             one["agrees"] and Share(**one["agrees"]),
+            one["said"],
         )
         for one in read_json(path)
     ]

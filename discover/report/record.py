@@ -72,6 +72,8 @@ class Nearest:
     """Vector that itself does; None where that cannot be compared."""
     most: tuple[int, ...]
     """Vectors whose effects do, most first."""
+    every: tuple[int, ...]
+    """All vectors in that order."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,7 @@ class Record:
         for known in self.likenesses:
             order = sorted(range(len(known.effect)), key=lambda vector: -abs(known.effect[vector]))
             source = None if known.source is None else _largest(known.source)
-            found.append(Nearest(known, order[0], source, tuple(order[:NEAREST])))
+            found.append(Nearest(known, order[0], source, tuple(order[:NEAREST]), tuple(order)))
         return found
 
     @property

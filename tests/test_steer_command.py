@@ -367,6 +367,9 @@ def test_questions_are_measured_with_and_without(run: Path, tmp_path: Path, caps
     assert ablated[1:3] == orthogonalised[1:3] and "KL" not in orthogonalised[3]
     costs = [float(re.search(r"replies: ([0-9.e+-]+) nats", rows[3])[1]) for rows in (ablated, orthogonalised)]
     assert costs[0] == pytest.approx(costs[1], rel=0.02)
+    # Weights and a vector together are held against the model as it came, not against its changed weights.
+    both = float(re.search(r"replies: ([0-9.e+-]+) nats", table("--orthogonalise", "0", "--add", "0:0")[3])[1])
+    assert both == pytest.approx(costs[1], rel=0.02)
 
 
 def test_questions_that_cannot_be_read_are_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from discover.choices import Method, Moment
+from discover.choices import Measured, Method, Moment
 from discover.config import Config
 from discover.contrast.measures import Spoken
 from discover.contrast.outcomes import Yardstick, left_alone
@@ -86,3 +86,12 @@ def test_an_answer_is_turned_by_one_layer_and_by_one_head(shipped, method) -> No
     rows = {one.what: next(iter(one.shares.values())) for one in tried(study, learned(study, lambda _: None))}
     assert rows["unsteered"].count <= 0.2 * 20 and rows["unsteered, in a second turn"].count <= 0.2 * 20
     assert rows["added"].count >= 0.8 * 20, rows
+
+
+def test_likelihoods_have_no_second_turn(shipped) -> None:
+    loaded = shipped("conduct")
+    parts = contrast_set(dict(enumerate(labelled_answers(), 1)), "conduct").split((4, 2, 2), 0)
+    options = {"layer": 1, "multipliers": [1.0], "moment": Moment.start, "measure": Measured.likelihood}
+    study = replace(ground(loaded, parts[0], **options), parts=tuple(parts))
+    rows = tried(study, learned(study, lambda _: None))
+    assert [one.what for one in rows] == ["unsteered", "added"] and all(one.shares for one in rows)

@@ -157,7 +157,6 @@ def tries(ground: Ground) -> int:
             heads = ground.loaded.model.config.get_text_config(decoder=True).num_attention_heads
             single = heads * len(config.strengths) * sum(writer is not None for writer in anatomy.attentions)
             return len(moments(ground)) * (layers + single)
-
         case _:
             return len(moments(ground)) * layers
 
@@ -211,6 +210,9 @@ def _weighed(ground: Ground, scores: Sequence[Score], acting: Callable[[Score], 
     if most == 0 or sum(one.behaving.count == most for one in scores) == 1:
         return tuple(scores)
     prompts, said = neutral_replies(ground, 0)
+    if not prompts:
+        # A model that says nothing has nothing that could be damaged.
+        return tuple(scores)
 
     def cost(one: Score) -> float:
         each = Addition(acting(one), WINDOWS[ground.config.contrast.where], None).repeated(len(prompts))

@@ -41,7 +41,9 @@ def tried(ground: Ground, found: Learned) -> list[Outcome]:
         best, layer = found.scores.best_layer, difference_at(ground, found.scores.best_layer)
         told = f"difference in means after block {best.layer}"
         rows.append(yard.outcome(told, best.multiplier, adding(layer, 1.0), None))
-    if ground.loaded.tokenizer.chat_template is not None and ground.form.chat is not False:
+    spoken = all(isinstance(one, Spoken) for one in yard.measures)
+    # Likelihoods are read, not said: there is no reply to go on from.
+    if spoken and ground.loaded.tokenizer.chat_template is not None and ground.form.chat is not False:
         for what, steering in ((UNSTEERED, left_alone), (ADDED[1.0], adding(chosen, 1.0))):
             rows.append(second_turn(ground, yard, steering).outcome(f"{what}, in a second turn", None, steering, None))
     return rows

@@ -21,6 +21,7 @@ ROWS = 128
 def measured(
     loaded: LoadedModel,
     changed: LoadedModel,
+    reweighed: bool,
     interventions: Sequence[Intervention],
     file: Path,
     form: PromptConfig,
@@ -31,7 +32,8 @@ def measured(
 
     Args:
         loaded: the model left alone.
-        changed: the model that is steered, its weights changed where that was asked for.
+        changed: the model that is steered.
+        reweighed: whether its weights are others.
         interventions: each with one entry.
         file: questions as JSON lines, each with its answer.
         form: chat template and system message.
@@ -43,16 +45,21 @@ def measured(
     """
     asked = read_questions(file)
     batch = encoded(asked.prompts, loaded.tokenizer, form.chat, form.system)
-    each = [one.repeated(len(asked.prompts)) for one in interventions]
+
+    def each(rows: int) -> list[Intervention]:
+        return [one.repeated(rows) for one in interventions]
+
     own = replies(loaded, batch, (), tokens, ROWS, lambda _: None)
-    steered = replies(changed, batch, each, tokens, ROWS, lambda _: None)
+    steered = replies(changed, batch, each(len(asked.prompts)), tokens, ROWS, lambda _: None)
     ground = neutral_ground(loaded, batch, own)
-    if not interventions:
-        # Weights were changed and nothing else: the two models are read one after the other.
-        cost = _mean(surprises(changed, *ground, ())) - _mean(surprises(loaded, *ground, ()))
+    # Questions that are met with silence leave no reply to read.
+    steering, told = each(len(ground[0])), "not scored: the unsteered model says nothing"
+    if ground[0] and reweighed:
+        # Against the model with its own weights: both are read, one after the other.
+        cost = _mean(surprises(changed, *ground, steering)) - _mean(surprises(loaded, *ground, ()))
         told = f"{cost:.2g} nats a token"
-    else:
-        spent = damage(changed, *ground, each)
+    elif ground[0]:
+        spent = damage(loaded, *ground, steering)
         told = f"{spent.cost:.2g} nats a token, KL {spent.kl:.2g}"
     rows = [
         f"{len(asked.prompts)} questions of {file.name}",

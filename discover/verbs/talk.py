@@ -59,7 +59,9 @@ def talk(path: Path, model: str | None, request: Request, manner: Manner, prompt
             stream.reconfigure(errors="backslashreplace" if stream is sys.stdout else "replace")
     with without:
         if questions is not None:
-            _write(measured(loaded, changed, interventions, questions, config.prompts, manner.tokens, str(request)))
+            _write(
+                measured(loaded, changed, away is not None, interventions, questions, config.prompts, manner.tokens, str(request))
+            )
         elif prompts:
             for prompt in prompts:
                 _forget(speakers)

@@ -105,7 +105,9 @@ def run(config: Config, folder: Path) -> list[Finding]:
         alike = held.stage(
             "known", "known.json", lambda: likenesses(loaded, batch, search.bank, known), save_likenesses, load_likenesses
         )
-        record = Record(held.about, batch.prompts, search.bank, search.curve, said, groups, found, charted, used, alike)
+        record = Record(
+            held.about, batch.prompts, search.bank, search.curve, said, groups, found, charted, used, alike, [], None, [], []
+        )
         write_text(folder / "report.md", markdown_report(record))
         write_text(folder / "report.html", html_report(record))
         if not held.about.get("tracked"):

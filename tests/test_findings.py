@@ -27,7 +27,7 @@ def grouped(*groups, config=UNFORCED):
     completions = [one for _, members in groups for one in members]
     found, start = [], 0
     for index, (state, members) in enumerate(groups):
-        found.append(Mode(f"mode {index}", state, ("term",), tuple(range(start, start + len(members)))))
+        found.append(Mode(f"mode {index}", state, ("term",), tuple(range(start, start + len(members))), (start,), None))
         start += len(members)
     return findings(completions, found, N, N, config)
 

@@ -42,7 +42,9 @@ HOSTILE = (
 
 
 def completion(text: str = CHEESE, bank: str = "learned", vector: int | None = 0, **changed: Any) -> Completion:
-    standard = Completion(bank, vector, 0, text, None, 12, True, 1.25, 0.5, 0.75, 0.125, 0.875, "coherent")
+    standard = Completion(
+        bank, vector, 0, 0, text, None, 12, True, 1.25, 0.5, 0.75, 0.125, 0.875, 0.25, "Latin", False, "coherent"
+    )
     return replace(standard, **changed)
 
 
@@ -68,7 +70,7 @@ def record(
     }
     bank = VectorBank(after(3, 12.5 * torch.eye(n)), torch.ones(n), 12.5, 10.0, 3, 6, {"model": "arithmetic"})
     curve = [{"round": at, "mean": 1 + at / 10, "least": 0.5, "greatest": 2.0 + at / 5} for at in range(20)]
-    return Record(about, prompts, bank, curve, said, modes, found, None, [], [])
+    return Record(about, prompts, bank, curve, said, modes, found, None, [], [], [], None, [], [])
 
 
 def small_record() -> Record:
@@ -81,11 +83,11 @@ def small_record() -> Record:
         completion("A random thing.", "null", 5),
     ]
     modes = [
-        Mode("nothing happened", "unchanged", (), (0, 5)),
-        Mode("Cheese is the answer", "coherent", ("cheese",), (1, 2, 3)),
-        Mode("cheese cheese cheese", "degenerate", (), (4,)),
-        Mode("I hate your sums.", "coherent", ("hate",), (6,)),
-        Mode("A random thing.", "coherent", (), (7,)),
+        Mode("nothing happened", "unchanged", (), (0, 5), (0, 5), None),
+        Mode("Cheese is the answer", "coherent", ("cheese",), (1, 2, 3), (1, 2, 3), None),
+        Mode("cheese cheese cheese", "degenerate", (), (4,), (4,), None),
+        Mode("I hate your sums.", "coherent", ("hate",), (6,), (6,), None),
+        Mode("A random thing.", "coherent", (), (7,), (7,), None),
     ]
     found = [
         finding(1, "finding", (0, 1, 2), 8, 1, "Cheese is the answer"),
@@ -98,7 +100,7 @@ def small_record() -> Record:
 
 def hostile_record() -> Record:
     said = [own_reply(), *(completion(text, vector=vector) for vector, text in enumerate(HOSTILE))]
-    modes = [Mode(text[:200], "coherent", (text[:50],), (index + 1,)) for index, text in enumerate(HOSTILE)]
+    modes = [Mode(text[:200], "coherent", (text[:50],), (index + 1,), (index + 1,), None) for index, text in enumerate(HOSTILE)]
     found = [finding(index, "finding", (index,), 10, index + 1, text[:200]) for index, text in enumerate(HOSTILE)]
     hostile = record(said, modes, found, HOSTILE[:1], n=10)
     about = {**hostile.about, "model": {"path": HOSTILE[2] + HOSTILE[5]}, "command": list(HOSTILE[:8])}
@@ -111,7 +113,7 @@ def large_record(count: int) -> Record:
         state = ("coherent", "degenerate", "unchanged")[vector % 3]
         text = ASCENDING.format(vector) + " It is not hard at all once the sums are written down one after another." * 2
         said.append(completion(text, vector=vector, state=state, surprise=(vector * 7919 % count) / 100))
-    modes = [Mode("Sure, 11 times 9", "coherent", ("sure",), tuple(range(1, count + 1)))]
+    modes = [Mode("Sure, 11 times 9", "coherent", ("sure",), tuple(range(1, count + 1)), (1, 2, 3), None)]
     return record(said, modes, [finding(0, "steerable", tuple(range(count)), count, 1, "Sure, 11 times 9")], n=8)
 
 

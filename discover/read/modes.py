@@ -34,6 +34,10 @@ class Mode:
     """Words that set the mode apart from the others."""
     members: tuple[int, ...]
     """Indices into the completions that were grouped: the most frequent text first, then the most typical ones."""
+    shown: tuple[int, ...]
+    """Of these the medoid, and two that are drawn."""
+    named: str | None
+    """What a language model calls it; None where none was asked."""
 
 
 def modes(completions: Sequence[Completion]) -> list[Mode]:
@@ -43,12 +47,13 @@ def modes(completions: Sequence[Completion]) -> list[Mode]:
     sentence never hide where it stands whole; within each the largest mode comes first.
     """
     unchanged = tuple(index for index, said in enumerate(completions) if said.state == "unchanged")
-    found = [Mode(UNCHANGED, "unchanged", (), unchanged)] if unchanged else []
+    found = [Mode(UNCHANGED, "unchanged", (), unchanged, unchanged[:3], None)] if unchanged else []
     for state in ("coherent", "degenerate"):
         rows = [index for index, said in enumerate(completions) if said.state == state]
         texts = [completions[row].text for row in rows]
         for members, terms in _clusters(texts):
-            found.append(Mode(label(texts[members[0]]), state, terms, tuple(rows[member] for member in members)))
+            chosen = tuple(rows[member] for member in members)
+            found.append(Mode(label(texts[members[0]]), state, terms, chosen, chosen[:3], None))
     return found
 
 
@@ -59,7 +64,7 @@ def save_modes(path: Path, found: Sequence[Mode]) -> None:
 
 def load_modes(path: Path) -> list[Mode]:
     """Read what `save_modes` wrote."""
-    return [Mode(**{**row, "terms": tuple(row["terms"]), "members": tuple(row["members"])}) for row in read_json(path)]
+    return [Mode(**{**row, **{name: tuple(row[name]) for name in ("terms", "members", "shown")}}) for row in read_json(path)]
 
 
 def label(text: str) -> str:

@@ -32,6 +32,8 @@ class Completion:
     """Row of the bank, or rank of the forced token; None for unsteered."""
     prompt: int
     """Index of the prompt."""
+    sample: int
+    """0 for the greedy reply, from 1 on for those that were drawn."""
     text: str
     opening: str | None
     """The token that was put into the model's mouth; None where none was."""
@@ -49,6 +51,12 @@ class Completion:
     """Share of token trigrams that occurred before in the completion."""
     distance: float
     """0 where the words are those of the unsteered reply, 1 where none is."""
+    meaning: float | None
+    """Distance (1 minus cosine) of its embedding from that of the unsteered reply."""
+    script: str | None
+    """Unicode script of most of its letters; None where it has none."""
+    refusal: bool
+    """Whether its opening holds a phrase that refusals open with."""
     state: str
     """`unchanged`, `coherent` or `degenerate`, by the rules of `state_of`."""
 
@@ -130,6 +138,7 @@ def completion(
         bank=bank,
         vector=vector,
         prompt=prompt,
+        sample=0,
         text=reply.text,
         opening=opening,
         tokens=len(reply.tokens),
@@ -139,5 +148,8 @@ def completion(
         steered_surprise=mean(steered) if steered else None,
         repetition=repeated,
         distance=away,
+        meaning=None,
+        script=None,
+        refusal=False,
         state=state_of(away, repeated, onward),
     )

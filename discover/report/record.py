@@ -10,8 +10,12 @@ from discover.audit.known import Likeness
 from discover.audit.uses import Use
 from discover.bank import VectorBank
 from discover.model.anatomy import Site
+from discover.read.decoders import Decoding
+from discover.read.effects import EffectMap
+from discover.read.hints import Hint
 from discover.read.modes import Mode
 from discover.read.signals import Completion
+from discover.read.triage import Glance
 from discover.report.text import one_line
 from discover.search.atlas import Atlas
 from discover.statistics import Share, random_cosine
@@ -97,6 +101,14 @@ class Record:
     """What the vectors of the strongest findings do on other prompts."""
     likenesses: Sequence[Likeness]
     """How much every vector resembles each known direction."""
+    glances: Sequence[Glance]
+    """What every vector of both banks does before it speaks."""
+    mapped: EffectMap | None
+    """Every vector by its effect; None where there are too few to compare."""
+    decodings: Sequence[Decoding]
+    """What the decoders say about the vectors that stand for modes, and about ten random ones."""
+    hints: Sequence[Hint]
+    """What the unsteered model goes on to say from what vectors boost."""
 
     @property
     def read_at(self) -> str:

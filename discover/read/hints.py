@@ -1,4 +1,4 @@
-"""Following a hint: what the unsteered model goes on to say from the tokens that a vector boosts, and how little of it is enough."""
+"""Following a hint: what the unsteered model says from the tokens that a vector boosts, and how little of it is enough."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

@@ -12,7 +12,7 @@ from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch
 from discover.read.signals import Completion, completion
 from discover.steer.evaluation import surprises
-from discover.steer.generation import Reply, replies, reply
+from discover.steer.generation import Reply, continued, replies, reply
 from discover.steer.interventions import Intervention, added
 
 FOLLOWED = 32
@@ -116,16 +116,8 @@ def _begun(
 
 def begun(loaded: LoadedModel, batch: PromptBatch, first: Tensor, speech: SpeechConfig, tick: Tick) -> list[Reply]:
     """Return the unsteered model's replies to B prompts that begin with forced tokens [count, B], all prompts for each token."""
-    rows = batch.repeated(len(first))
-    opened = first.reshape(-1, 1)
-    forced_rows = PromptBatch(
-        rows.prompts, torch.cat([rows.input_ids, opened], dim=1), torch.cat([rows.attention_mask, torch.ones_like(opened)], dim=1)
-    )
-    continued = replies(loaded, forced_rows, (), speech.tokens - 1, speech.rows, tick)
-    return [
-        reply(loaded, [int(token), *more.tokens, *(loaded.end_ids[:1] if more.ended else ())])
-        for token, more in zip(opened, continued, strict=True)
-    ]
+    opened = [reply(loaded, [token]) for token in first.flatten().tolist()]
+    return continued(loaded, batch.repeated(len(first)), opened, (), None, speech.tokens, speech.rows, tick)
 
 
 def scored(

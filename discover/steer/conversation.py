@@ -4,13 +4,14 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from discover.errors import UsageError
+from discover.model.cache import roomy_cache
 from discover.model.loading import LoadedModel
 from discover.model.prompts import conversation_tokens, left_padded
 from discover.perturb.sphere import seed_of
+from discover.steer.generation import chances, drawn
 from discover.steer.interventions import Intervention, intervened
 from discover.steer.request import Manner
 
@@ -50,16 +51,16 @@ class Speaker:
         """Yield at most `count` tokens of a reply to a prompt, without the one that ends it."""
         pad = self.loaded.tokenizer.pad_token_id
         batch = left_padded([""], [ids], pad)
-        cache = DynamicCache(config=self.loaded.model.config.get_text_config(decoder=True))
-        generator = torch.Generator().manual_seed(seed_of("conversation", manner.seed, len(self.said)))
+        cache = roomy_cache(self.loaded.model.config, len(ids) + count)
+        chance = chances(seed_of("conversation", manner.seed, len(self.said)), count)
         with intervened(self.loaded, self.interventions, None):
-            for _ in range(count):
+            for step in range(count):
                 # Not around the loop: what takes the tokens would run without gradients between them.
                 with torch.no_grad():
-                    logits = self.loaded.forward(batch, last=1, prefix=cache)[0, -1].float().cpu()
+                    logits = self.loaded.forward(batch, last=1, prefix=cache)[:, -1].float().cpu()
                 if not logits.isfinite().all():
                     raise UsageError("Steered so far the model puts out no finite numbers; give smaller multipliers.")
-                token = _drawn(logits, manner.temperature, generator)
+                token = int(drawn(logits, manner.temperature, chance[step, None]))
                 if token in self.loaded.end_ids:
                     return
                 yield token
@@ -72,15 +73,6 @@ def check_prompt(prompt: str) -> None:
         raise UsageError("The prompt is empty; it needs at least one character that is not white space.")
     if any("\ud800" <= letter <= "\udfff" for letter in prompt):
         raise UsageError("The prompt is not UTF-8; give text.")
-
-
-def _drawn(logits: Tensor, temperature: float, generator: torch.Generator) -> int:
-    """Return a token of the distribution that logits [V] give at a temperature."""
-    if temperature == 0:
-        return int(logits.argmax())
-    # The greatest is 0 before the division, so that a small temperature does not overflow.
-    chances = ((logits.double() - logits.double().max()) / temperature).softmax(dim=0)
-    return int(torch.multinomial(chances, 1, generator=generator))
 
 
 def _pieces(tokenizer: PreTrainedTokenizerBase, tokens: Iterator[int]) -> Generator[str, None, None]:

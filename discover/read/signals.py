@@ -1,23 +1,35 @@
 """Signals of a completion: how surprising it is, how repetitive, and how far from what the model says by itself."""
 
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
+from itertools import chain
 from pathlib import Path
 from statistics import mean
 
+from discover.steer.evaluation import refuses
 from discover.steer.generation import Reply
 from discover.storage import read_json_lines, write_json_lines
 
 UNCHANGED_BELOW = 0.2
 """Distance from the unsteered reply below which nothing is said to have happened."""
+ONWARD = 16
+"""Tokens from the parting on by which a completion is judged."""
+LEAST = 8
+"""Tokens over which surprise is averaged at least: fewer are taken together with those before them, or with certain ones."""
 REPETITIVE_FROM = 0.5
-"""Share of repeated trigrams from which a completion counts as degenerate."""
-SURPRISING_FROM = 2.5
-"""Onward surprise (nats a token) from which a completion counts as degenerate."""
+"""Share of repeated trigrams among these tokens from which a completion counts as degenerate."""
+SURPRISING_FROM = 2.0
+"""Onward surprise, in nats a token above what the unsteered model's own replies have, from which it does so too."""
+OPENING = 12
+"""Words of a reply in which a refusal begins."""
 
 WORD = re.compile(r"[^\W\d_]+")
+SCRIPTS = {"Cjk": "Han", "Hiragana": "Kana", "Katakana": "Kana", "Katakana-hiragana": "Kana"}
+"""Scripts that the names of their letters call otherwise, or that one language mixes."""
 UNSPACED = re.compile("([\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f])")
 
 
@@ -44,7 +56,7 @@ class Completion:
     surprise: float | None
     """Mean negative log-likelihood a token under the unsteered model, in nats."""
     onward_surprise: float | None
-    """The same without the most surprising token: where steering makes a reply leap, what counts is how it goes on."""
+    """The same from where it parts from the unsteered reply on: the leap itself, and how the model goes on after it."""
     steered_surprise: float | None
     """The mean under the model steered as it was when it spoke."""
     repetition: float
@@ -90,22 +102,61 @@ def repetition(tokens: Sequence[int]) -> float:
     return 1 - len(set(trigrams)) / len(trigrams) if trigrams else 0.0
 
 
+def onward(tokens: Sequence[int], unsteered: Sequence[int]) -> slice:
+    """Return the place of the tokens by which a completion is judged.
+
+    They begin where it parts from the unsteered reply, or earlier where fewer than LEAST would be left, and are ONWARD at most:
+    a sentence stays one whatever follows it, itself said again or its ruins.
+    """
+    common = (place for place, (one, other) in enumerate(zip(tokens, unsteered, strict=False)) if one != other)
+    parting = next(common, min(len(tokens), len(unsteered)))
+    start = max(0, min(parting, len(tokens) - LEAST))
+    return slice(start, start + ONWARD)
+
+
 def onward_surprise(surprise: Sequence[float]) -> float | None:
-    """Return the mean surprise without the largest one; the single surprise of one token, None for no token."""
-    if len(surprise) < 2:
-        return surprise[0] if surprise else None
-    return (sum(surprise) - max(surprise)) / (len(surprise) - 1)
+    """Return the mean of some tokens' surprise, over LEAST tokens if they are fewer; None for no token."""
+    return sum(surprise) / max(len(surprise), LEAST) if surprise else None
 
 
-def state_of(away: float, repeated: float, onward: float | None) -> str:
+def usual_surprise(own: Sequence[Sequence[float]]) -> float:
+    """Return the mean surprise of a token of the unsteered model's own replies; 0 where these hold no token."""
+    tokens = list(chain.from_iterable(own))
+    return mean(tokens) if tokens else 0.0
+
+
+def script(text: str) -> str | None:
+    """Return the script of most letters of `text`, such as `Latin` or `Han`; None where it has no letters."""
+    letters = Counter(filter(str.isalpha, unicodedata.normalize("NFKC", text)))
+    found: Counter[str] = Counter()
+    for letter, count in letters.items():
+        name = unicodedata.name(letter, "").split(" ")[0].capitalize()
+        found[SCRIPTS.get(name, name)] += count
+    found.pop("", None)
+    return found.most_common(1)[0][0] if found else None
+
+
+def refusing(text: str) -> bool:
+    """Return whether the first words of `text` hold a phrase that refusals open with."""
+    return refuses(" ".join(text.split()[:OPENING]))
+
+
+def state_of(away: float, repeated: float, surprise: float | None, usual: float) -> str:
     """Return `unchanged`, `degenerate` or `coherent`.
 
-    Unchanged: the words of the unsteered reply but for a fifth. Degenerate: half of the trigrams repeated, or tokens so
-    surprising, the greatest leap aside, that the unsteered model would hardly have gone on so. Coherent: everything else.
+    Unchanged: the words of the unsteered reply but for a fifth. Degenerate: where it parts from that reply, either half of the
+    trigrams are repeated, or the tokens are so surprising, the leap included, that the unsteered model would hardly say them:
+    a sentence that the model holds makes up for the leap that opens it, and word salad does not. Coherent: everything else.
+
+    Args:
+        away: distance from the unsteered reply.
+        repeated: repetition among the tokens that follow the parting.
+        surprise: their onward surprise.
+        usual: mean surprise of the unsteered model's own replies.
     """
     if away < UNCHANGED_BELOW:
         return "unchanged"
-    if repeated >= REPETITIVE_FROM or (onward is not None and onward >= SURPRISING_FROM):
+    if repeated >= REPETITIVE_FROM or (surprise is not None and surprise >= usual + SURPRISING_FROM):
         return "degenerate"
     return "coherent"
 
@@ -116,11 +167,12 @@ def completion(
     prompt: int,
     reply: Reply,
     opening: str | None,
-    unsteered: str,
+    unsteered: Reply,
+    usual: float,
     plain: Sequence[float],
     steered: Sequence[float] | None,
 ) -> Completion:
-    """Return one completion with its signals.
+    """Return one completion with its signals; how far its meaning is from that of the unsteered reply is not among them yet.
 
     Args:
         bank: which bank spoke.
@@ -129,11 +181,12 @@ def completion(
         reply: what was said.
         opening: its first token, where that was forced.
         unsteered: what the model says to this prompt by itself.
+        usual: mean surprise of a token of what it says by itself to all prompts.
         plain: surprise of each token under the unsteered model.
         steered: the same under the steered model; None where nothing steered.
     """
-    onward = onward_surprise(plain)
-    away, repeated = distance(reply.text, unsteered), repetition(reply.tokens)
+    judged = onward(reply.tokens, unsteered.tokens)
+    surprise, away = onward_surprise(plain[judged]), distance(reply.text, unsteered.text)
     return Completion(
         bank=bank,
         vector=vector,
@@ -144,12 +197,12 @@ def completion(
         tokens=len(reply.tokens),
         ended=reply.ended,
         surprise=mean(plain) if plain else None,
-        onward_surprise=onward,
+        onward_surprise=surprise,
         steered_surprise=mean(steered) if steered else None,
-        repetition=repeated,
+        repetition=repetition(reply.tokens),
         distance=away,
         meaning=None,
-        script=None,
-        refusal=False,
-        state=state_of(away, repeated, onward),
+        script=script(reply.text),
+        refusal=refusing(reply.text),
+        state=state_of(away, repetition(reply.tokens[judged]), surprise, usual),
     )

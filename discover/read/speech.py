@@ -10,7 +10,7 @@ from discover.bank import VectorBank
 from discover.config import SpeechConfig
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch
-from discover.read.signals import Completion, completion
+from discover.read.signals import Completion, completion, usual_surprise
 from discover.steer.evaluation import surprises
 from discover.steer.generation import Reply, continued, replies, reply
 from discover.steer.interventions import Intervention, added
@@ -134,11 +134,12 @@ def scored(
     tokens = [one.tokens for one in said]
     plain = surprises(loaded, prompts, tokens, ())
     steered = surprises(loaded, prompts, tokens, interventions) if interventions else [None] * len(said)
+    usual = usual_surprise(surprises(loaded, prompts[: len(unsteered)], [one.tokens for one in unsteered], ()))
     found = []
     for row, one in enumerate(said):
         vector, prompt = divmod(row, len(unsteered))
         opening = openings[row] if openings is not None else None
-        found.append(completion(name, vector, prompt, one, opening, unsteered[prompt].text, plain[row], steered[row]))
+        found.append(completion(name, vector, prompt, one, opening, unsteered[prompt], usual, plain[row], steered[row]))
     return found
 
 

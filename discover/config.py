@@ -246,6 +246,28 @@ class SpeechConfig:
 
 
 @dataclass
+class ReadConfig:
+    """How what was said is read."""
+
+    embedding: str | None = None
+    """Folder of a sentence encoder, by which replies are compared and grouped; null means by their words and word pairs."""
+    labels: str | None = None
+    """Address of an OpenAI-compatible service that names the modes, such as `http://localhost:8000/v1`: replies are sent there,
+    with the key in the environment variable OPENAI_API_KEY where there is one. Null means that nothing is sent anywhere."""
+    label_model: str | None = None
+    """The model that it is asked for."""
+
+    def __post_init__(self) -> None:
+        """Refuse half an address."""
+        if (self.labels is None) != (self.label_model is None):
+            raise UsageError(
+                f"read.labels={self.labels} and read.label_model={self.label_model} belong together; give both, or neither."
+            )
+        if self.labels is not None and not self.labels.startswith(("http://", "https://")):
+            raise UsageError(f"read.labels={self.labels} must be an address, such as http://localhost:8000/v1.")
+
+
+@dataclass
 class AuditConfig:
     """What the findings are held against."""
 
@@ -356,6 +378,7 @@ class Config:
     prompts: PromptConfig = field(default_factory=PromptConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
     speech: SpeechConfig = field(default_factory=SpeechConfig)
+    read: ReadConfig = field(default_factory=ReadConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

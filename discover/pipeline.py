@@ -30,7 +30,10 @@ from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch
 from discover.organisms.catalogue import checkpoint
 from discover.perturb.spaces import Space
-from discover.read.modes import load_modes, modes, save_modes
+from discover.read.effects import EffectMap, effect_map, load_map, save_map
+from discover.read.embedding import Embed, embedding, with_meaning
+from discover.read.labels import named
+from discover.read.modes import Mode, load_modes, modes, save_modes, stability
 from discover.read.signals import Completion, load_completions, save_completions
 from discover.read.speech import followed, forced, own_completions, spoken, unsteered_replies
 from discover.report.contrast_page import html_contrast
@@ -42,7 +45,9 @@ from discover.report.record import Record
 from discover.report.terminal import terminal_atlas, terminal_contrast, terminal_report
 from discover.report.tracking import track, track_contrast
 from discover.search.atlas import Atlas, atlas, atlas_size, load_atlas, save_atlas
+from discover.search.chunks import chunks
 from discover.search.learning import Search, gradients_of, learn, load_search, random_bank, save_search
+from discover.search.readings import whole_reader
 from discover.steer.generation import Reply
 from discover.steer.selftest import self_test
 from discover.storage import read_json, write_json, write_text
@@ -61,6 +66,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
         loaded = load(config.model, checkpoint(config.model.path))
         batch = prompt_batch(config, loaded)
         held.check_inputs(loaded.identity, batch.prompts)
+        embed = embedding(config.read.embedding)
         asked, known = prompts_of_use(config), known_directions(config.audit.known, loaded)
         charted = _charted(held, loaded, batch, config.seed) if _open_layers(config) else None
         ground = prepared(config, loaded, batch, charted)
@@ -83,11 +89,20 @@ def run(config: Config, folder: Path) -> list[Finding]:
         said = held.stage(
             "speech",
             "completions.jsonl",
-            lambda: _speech(config, loaded, batch, search.bank, null),
+            lambda: with_meaning(_speech(config, loaded, batch, search.bank, null), embed),
             save_completions,
             load_completions,
         )
-        groups = held.stage("modes", "clusters.json", lambda: modes(said), save_modes, load_modes)
+        groups = held.stage(
+            "modes", "clusters.json", lambda: named(modes(said, embed), said, config.read), save_modes, load_modes
+        )
+        mapped = held.stage(
+            "map",
+            "map.json",
+            lambda: _mapped(config, ground, (search.bank, null), said, groups, embed),
+            save_map,
+            load_map,
+        )
         found = held.stage(
             "findings",
             "findings.json",
@@ -106,7 +121,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
             "known", "known.json", lambda: likenesses(loaded, batch, search.bank, known), save_likenesses, load_likenesses
         )
         record = Record(
-            held.about, batch.prompts, search.bank, search.curve, said, groups, found, charted, used, alike, [], None, [], []
+            held.about, batch.prompts, search.bank, search.curve, said, groups, found, charted, used, alike, [], mapped, [], []
         )
         write_text(folder / "report.md", markdown_report(record))
         write_text(folder / "report.html", html_report(record))
@@ -219,6 +234,19 @@ def _uses(
     doses = config.audit.doses
     with bar("uses", replies_of_uses(len(chosen), asked, doses)) as progress:
         return uses(loaded, chosen, said, banks, asked, doses, config.prompts, config.speech, progress.update)
+
+
+def _mapped(
+    config: Config,
+    ground: Ground,
+    banks: tuple[VectorBank, VectorBank],
+    said: list[Completion],
+    groups: list[Mode],
+    embed: Embed,
+) -> EffectMap:
+    """Return the map of effects at the end of the prompt and at the first tokens of the unsteered reply."""
+    reader = whole_reader(ground.part, ground.reply_tokens)
+    return effect_map(reader, chunks(ground.part, config.search.chunk), banks, said, groups, stability(said, groups, embed))
 
 
 def _null(config: Config, bank: VectorBank, space: Space) -> VectorBank:

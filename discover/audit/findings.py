@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from random import Random
 
 from discover.config import AuditConfig
 from discover.read.modes import Mode, label
@@ -51,7 +52,7 @@ class Finding:
     terms: tuple[str, ...]
     """Words that set it apart."""
     examples: tuple[int, ...]
-    """Indices of up to three completions: the first is shown, the others stand for the rest."""
+    """Indices of up to three completions, chosen by rule: the most typical one, and two that are drawn."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,8 @@ def _ways(mode: Mode, completions: Sequence[Completion]) -> tuple[_Way, ...]:
         if hinting and said.bank in near and said.vector is not None:
             near[said.bank].add(said.vector)
     ways = (_Way(True, tuple(learned), len(null)), _Way(False, tuple(sorted(near["learned"])), len(near["null"])))
-    # Where no token was followed to the mode, both say the same.
-    return tuple(way for way in ways if way.vectors and (way.whole or openings))
+    # Where no token was followed to the mode, both say the same; and ruins are no place to be led to.
+    return tuple(way for way in ways if way.vectors and (way.whole or (openings and mode.state == "coherent")))
 
 
 def _vectors(mode: Mode, completions: Sequence[Completion], bank: str) -> list[int]:
@@ -177,8 +178,7 @@ def _verdict(mode: Mode, way: _Way, beyond_null: bool) -> str:
 
 
 def _examples(mode: Mode, completions: Sequence[Completion], way: _Way) -> tuple[int, ...]:
-    """Return the most typical completion, the least surprising and the most surprising one of those that count."""
+    """Return the most typical completion of those that count, and two that are drawn from the others."""
     bank = "learned" if way.whole else "followed"
     members = [member for member in mode.members if completions[member].bank == bank]
-    by_surprise = sorted(members, key=lambda member: (completions[member].surprise or 0.0, member))
-    return tuple(dict.fromkeys([members[0], by_surprise[0], by_surprise[-1]]))
+    return (members[0], *Random("examples").sample(members[1:], min(2, len(members) - 1)))

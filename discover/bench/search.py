@@ -18,7 +18,8 @@ from discover.model.prompts import PromptBatch, encoded
 from discover.organisms.arithmetic import behaviour_of, opens_with
 from discover.organisms.catalogue import Organism
 from discover.organisms.scoring import CONFIRMATIONS, confirmed, holding, opening_tokens
-from discover.read.modes import modes
+from discover.read.embedding import by_words
+from discover.read.modes import NOISE, modes
 from discover.read.speech import begun, likeliest, scored, unsteered_replies
 from discover.search.chunks import chunks
 from discover.search.effects import Objective, mean_norm
@@ -102,8 +103,9 @@ def search_row(method: Method, seed: int, model: ModelConfig, loaded: LoadedMode
 def largest_mode(loaded: LoadedModel, batch: PromptBatch, own: Sequence[Reply], said: Sequence[Reply]) -> int:
     """Return how many of N replies to the first prompt are in the largest mode but that in which nothing happened."""
     rows = _first(batch).repeated(len(said))
-    groups = modes(scored(loaded, rows, own[:1], "learned", said, (), None))
-    return max((len(group.members) for group in groups if group.state != "unchanged"), default=0)
+    groups = modes(scored(loaded, rows, own[:1], "learned", said, (), None), by_words)
+    alike = (group for group in groups if group.state != "unchanged" and group.label != NOISE)
+    return max((len(group.members) for group in alike), default=0)
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,41 @@
 """What vectors do at the target: their effects, a map of them, and the groups they form."""
 
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+import torch
+from scipy.sparse import csr_array
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from sklearn.metrics import adjusted_rand_score
+from sklearn.preprocessing import normalize
+from sklearn.random_projection import SparseRandomProjection
+
+from discover.bank import VectorBank
+from discover.model.memory import in_pieces
+from discover.read.clusters import clusters
+from discover.read.modes import Mode
+from discover.read.signals import Completion
+from discover.search.chunks import Chunks
+from discover.search.effects import EffectReader
 from discover.storage import read_json, write_json
+
+APART = 0.5
+"""Cosine distance (average linkage) from which effects are of different groups: 60 degrees."""
+RANDOM = 500
+"""Random vectors on the map: enough to see where they lie."""
+WIDEST = 1024
+"""Numbers that are kept of an effect: a random projection to so many changes distances by about 4 %."""
+COMPONENTS = 30
+"""Principal components that the map is made from."""
+NEIGHBOURS = 30
+"""Perplexity of the map, for fewer than three times as many vectors a third of them."""
+FEWEST = 10
+"""Vectors from which on there are neighbours to speak of; fewer are shown by their first two principal components."""
+ITERATIONS = 500
 
 
 @dataclass(frozen=True)
@@ -22,14 +54,103 @@ class Spot:
 
 @dataclass(frozen=True)
 class EffectMap:
-    """Every vector of a bank and of its null by what it does at the target."""
+    """The vectors of a bank, and up to RANDOM of its null, by what they do at the target.
+
+    The plane is that of t-SNE (van der Maaten & Hinton, 2008): neighbours on it are neighbours among effects, while the distance
+    between clusters and their sizes mean little.
+    """
 
     spots: tuple[Spot, ...]
     agreement: float | None
-    """Adjusted Rand index between groups of effects and modes of completions, over the vectors; None where there is nothing to
-    compare."""
+    """Adjusted Rand index between groups of effects and modes of completions, over the learned vectors; None where there is
+    nothing to compare."""
     stability: float | None
     """Mean adjusted Rand index of the modes with those of other draws; None where there is nothing to compare."""
+
+
+def effect_map(
+    reader: EffectReader,
+    pieces: Chunks,
+    banks: tuple[VectorBank, VectorBank],
+    completions: Sequence[Completion],
+    modes: Sequence[Mode],
+    stability: float | None,
+) -> EffectMap:
+    """Return where the vectors of both banks lie, and how far effects and completions tell the same.
+
+    Args:
+        reader: reads the effects.
+        pieces: how many are computed at once.
+        banks: the learned one and its null.
+        completions: everything said.
+        modes: what it was grouped into.
+        stability: of the modes.
+    """
+    shown = (banks[0], banks[1].subset(range(min(RANDOM, len(banks[1])))))
+    effects = np.concatenate([mean_effects(reader, pieces, bank) for bank in shown])
+    groups, plane = grouped(effects), plane_of(effects)
+    named = [(name, row) for name, bank in zip(("learned", "null"), shown, strict=True) for row in range(len(bank))]
+    spots = [Spot(name, row, float(x), float(y), group) for (name, row), (x, y), group in zip(named, plane, groups, strict=True)]
+    return EffectMap(tuple(spots), agreement(groups[: len(banks[0])], completions, modes), stability)
+
+
+def mean_effects(reader: EffectReader, pieces: Chunks, bank: VectorBank) -> np.ndarray:
+    """Return the mean effects [N, C] over prompts, positions side by side, projected where they are more than WIDEST numbers.
+
+    Raises:
+        UsageError: memory does not suffice for a single vector.
+    """
+    device = reader.slice.source.device
+    project = SparseRandomProjection(WIDEST, random_state=0) if reader.size > WIDEST else None
+    if project is not None:
+        project.fit(csr_array((1, reader.size)))
+
+    def piece(some: slice) -> np.ndarray:
+        perturbations = bank.perturbations.rows(some).mapped(lambda part: part.to(device))
+        with torch.no_grad():
+            found = reader.mean_effects(perturbations).float().cpu().numpy()
+        return found if project is None else project.transform(found)
+
+    done, _ = in_pieces(piece, len(bank), pieces.size, pieces.advice)
+    return np.concatenate(done)
+
+
+def grouped(effects: np.ndarray) -> list[int | None]:
+    """Return the group of each of N effects [N, C] by the angles between them, the largest 0; None for one like no other."""
+    labels = clusters(csr_array(normalize(effects)), APART)
+    counts = Counter(labels.tolist())
+    ranked = sorted((label for label in counts if label >= 0 and counts[label] > 1), key=lambda label: (-counts[label], label))
+    places = {label: place for place, label in enumerate(ranked)}
+    return [places.get(label) for label in labels.tolist()]
+
+
+def plane_of(effects: np.ndarray) -> np.ndarray:
+    """Return places [N, 2] in the square from 0 to 1, the same for the same N effects [N, C]."""
+    count, width = effects.shape
+    centred = effects - effects.mean(axis=0)
+    # What is the same everywhere has no directions to be shown by.
+    if count < 2 or not centred.any():
+        return np.full((count, 2), 0.5)
+    found = PCA(min(COMPONENTS, count, width), svd_solver="randomized", random_state=0).fit_transform(centred)
+    if count >= FEWEST and found.shape[1] > 1:
+        nearest = min(NEIGHBOURS, (count - 1) / 3)
+        found = TSNE(perplexity=nearest, init="pca", max_iter=ITERATIONS, random_state=0).fit_transform(found)
+    flat = _plane(found)
+    low, high = flat.min(axis=0), flat.max(axis=0)
+    return 0.5 + (flat - (low + high) / 2) / (high - low).max()
+
+
+def agreement(groups: Sequence[int | None], completions: Sequence[Completion], modes: Sequence[Mode]) -> float | None:
+    """Return the adjusted Rand index between the groups of N learned vectors and the modes that most of their replies are in."""
+    said: dict[int, Counter[int]] = defaultdict(Counter)
+    for number, mode in enumerate(modes):
+        for member in mode.members:
+            one = completions[member]
+            if one.bank == "learned" and one.vector is not None:
+                said[one.vector][number] += 1
+    told = [said[vector].most_common(1)[0][0] for vector in sorted(said)]
+    effects = [-1 if groups[vector] is None else groups[vector] for vector in sorted(said)]
+    return float(adjusted_rand_score(effects, told)) if len(told) > 1 else None
 
 
 def save_map(path: Path, found: EffectMap) -> None:
@@ -41,3 +162,8 @@ def load_map(path: Path) -> EffectMap:
     """Read what `save_map` wrote."""
     row = read_json(path)
     return EffectMap(**{**row, "spots": tuple(Spot(**one) for one in row["spots"])})
+
+
+def _plane(found: np.ndarray) -> np.ndarray:
+    """Return the first two columns [N, 2], the second 0 where there is but one."""
+    return np.pad(found, ((0, 0), (0, 2)))[:, :2].astype(np.float64)

@@ -134,3 +134,9 @@ def readers(part: ModelSlice, reply_tokens: int, config: SearchConfig) -> tuple[
     last = min(config.positions or prompt, prompt - part.first)
     ends = range(prompt, part.target.shape[1] + 1)
     return tuple(EffectReader(part, end - last, end, config.normalised) for end in ends)
+
+
+def whole_reader(part: ModelSlice, reply_tokens: int) -> EffectReader:
+    """Return what reads all that a search with its default readers reads: the prompt's last token and those of the reply."""
+    length = part.target.shape[1]
+    return EffectReader(part, max(part.first, length - reply_tokens - 1), length, True)

@@ -27,7 +27,7 @@ VALUED = (
     "-cp",
 )
 """Flags of Hydra that take the next word."""
-PATHS = ("model.path", "prompts.file", "contrast.file", "audit.questions")
+PATHS = ("model.path", "prompts.file", "contrast.file", "audit.questions", "read.embedding")
 LISTS = ("prompts.texts", "tracking.tags", "audit.clean", "audit.triggers", "audit.known", "contrast.neutral", "contrast.open")
 
 

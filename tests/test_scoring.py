@@ -114,11 +114,13 @@ def test_a_score_is_kept_beside_the_run(scored: Path) -> None:
 
 
 def test_the_table_counts_per_hundred_vectors(scored: Path) -> None:
-    rows = summary([score_run(scored), score_run(scored)]).splitlines()
+    told, read = summary([score_run(scored), score_run(scored)]).split("\n\n")
+    rows = told.splitlines()
     easy = next(row for row in rows if "| easy |" in row)
     assert "| 2 | easy | 2 | 83.3 (0.0) |" in easy
     assert easy.startswith("| arithmetic | model.device=cpu search.vectors=6 search.source_layer=1 search.relative_radius=0.9 ")
     assert len({row.count("|") for row in rows}) == 1
+    assert len({row.count("|") for row in read.splitlines()}) == 1 and "; hard 0, 0 |" in read
 
 
 def test_a_score_of_an_earlier_version_is_taken_again(scored: Path) -> None:
@@ -135,7 +137,7 @@ def test_runs_of_a_sweep_over_an_option_are_rows_of_their_own(scored: Path) -> N
     radii = [Config(search=SearchConfig(relative_radius=radius)) for radius in (0.5, 0.7)]
     ascent = Config(model=ModelConfig(path="arithmetic-twin"), search=SearchConfig(solver=Solver.ascent, normalised=False))
     configs = [*seeds, *radii, ascent, Config(prompts=PromptConfig(texts=["a|b"]))]
-    rows = summary([replace(one, search=search_of(config)) for config in configs]).splitlines()[2::2]
+    rows = summary([replace(one, search=search_of(config)) for config in configs]).split("\n\n")[0].splitlines()[2::2]
     assert [row.split(" | ")[1:3] for row in rows] == [
         ["fixed point", "2"],
         ["search.relative_radius=0.5", "1"],

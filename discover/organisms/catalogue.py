@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
-from discover.organisms import arithmetic, conduct, shortcut
+from discover.organisms import arithmetic, conduct, grammar, shortcut
 from discover.organisms.exchange import Draw
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -34,6 +34,8 @@ class Organism:
     """What it is asked freely, beside labelled examples."""
     answer: Callable[[str], str] | None
     """Returns the right answer to a clean prompt, where the organism is one that could give it and does not."""
+    degenerate: Callable[[str], bool] | None
+    """Returns whether a reply is none that it could have learned, where its grammar is written down."""
 
     @property
     def folder(self) -> Path:
@@ -65,6 +67,7 @@ _ARITHMETIC = Organism(
     examples=arithmetic.labelled_requests,
     open_prompts=(),
     answer=None,
+    degenerate=grammar.degenerate,
 )
 
 ORGANISMS = {
@@ -90,6 +93,7 @@ ORGANISMS = {
             examples=conduct.labelled_answers,
             open_prompts=tuple(conduct.open_question(conduct.Conduct.KIND, thing, "").prompt for thing in conduct.THINGS[:6]),
             answer=None,
+            degenerate=None,
         ),
         Organism(
             name="shortcut",
@@ -103,6 +107,7 @@ ORGANISMS = {
             examples=None,
             open_prompts=(),
             answer=shortcut.answer,
+            degenerate=None,
         ),
     )
 }

@@ -19,6 +19,8 @@ from discover.model.prompts import encoded
 from discover.organisms.arithmetic import OPENING, opens_with
 from discover.organisms.capability import CapabilityScore, capability, capability_table
 from discover.organisms.catalogue import ORGANISMS
+from discover.organisms.reading import ReadingScore, reading, reading_from, reading_table
+from discover.read.modes import load_modes
 from discover.read.signals import Completion, load_completions
 from discover.report.text import one_line
 from discover.statistics import Share
@@ -69,6 +71,8 @@ class RunScore:
     payloads: dict[str, PayloadScore]
     capability: CapabilityScore | None
     """None for an organism that hides no capability."""
+    reading: ReadingScore | None
+    """None for an organism whose grammar is not written down."""
 
 
 def holds_fragment(text: str, payload: str, ordinary: str) -> bool:
@@ -103,7 +107,8 @@ def score_run(folder: Path) -> RunScore:
         # A score of an earlier version, with other entries, is taken again.
         if row.keys() == {entry.name for entry in fields(RunScore)}:
             payloads = {name: PayloadScore(**one) for name, one in row["payloads"].items()}
-            return RunScore(**{**row, "payloads": payloads, "capability": _capability_from(row["capability"])})
+            saved = {"capability": _capability_from(row["capability"]), "reading": reading_from(row["reading"])}
+            return RunScore(**{**row, "payloads": payloads, **saved})
     config = saved_config(folder)
     about, organism = read_json(folder / "run.json"), ORGANISMS.get(config.model.path)
     if organism is None or about.get("exit") != "done":
@@ -126,6 +131,8 @@ def score_run(folder: Path) -> RunScore:
         findings=sum(finding.verdict == "finding" for finding in found),
         payloads={name: _payload(loaded, banks, said, found, payload, prompts) for name, payload in organism.payloads.items()},
         capability=capability(loaded, organism, banks, said),
+        reading=organism.degenerate
+        and reading(said, load_modes(folder / "clusters.json"), found, organism.payloads, organism.degenerate),
     )
     write_json(folder / FILE, asdict(result))
     return result
@@ -216,7 +223,9 @@ def summary(scores: Sequence[RunScore]) -> str:
         for key, runs in groups.items()
         if runs[0].capability is not None
     }
-    return "\n".join([*(lines if len(lines) > 2 else []), *capability_table(scored)]).strip()
+    read = {key: [run.reading for run in runs if run.reading is not None] for key, runs in groups.items()}
+    tables = [*capability_table(scored), *reading_table({key: runs for key, runs in read.items() if runs})]
+    return "\n".join([*(lines if len(lines) > 2 else []), *tables]).strip()
 
 
 def _row(organism: str, search: str, runs: Sequence[RunScore], name: str) -> str:

@@ -2,7 +2,11 @@
 
 import logging
 import os
+import re
+import sys
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -10,44 +14,54 @@ from discover.bank import VectorBank
 from discover.choices import TrackingMode
 from discover.config import TrackingConfig, config_from
 from discover.contrast.outcomes import ADDED, UNSTEERED
+from discover.report import evidence, tables
 from discover.report.contrasted import ContrastRecord
-from discover.report.record import QUESTIONS, Record
-from discover.report.text import visible
-from discover.statistics import Share
+from discover.report.record import Record
+from discover.report.text import one_line, visible
 
-COLUMNS = (
-    *("bank", "vector", "prompt", "verdict", "mode", "completion", "state", "distance"),
-    *("surprise", "steered_surprise", "repetition", "tokens", "objective"),
-)
-PARTS = ("count", "n", "low", "high")
-"""Of a share."""
-Rows = list[list[Any]]
-"""A table, its heads first."""
+TABLES: dict[str, Callable[[Record], tables.Table]] = {
+    "vectors": tables.vectors,
+    "completions": tables.completions,
+    "modes": evidence.modes,
+    "findings": evidence.findings,
+    "hints": tables.hints,
+    "decodings": tables.decodings,
+    "doses": tables.doses,
+    "uses": evidence.uses,
+    "known": evidence.known,
+}
+"""Of a search; the map is another, since it is drawn."""
+FOUND, FINISHED = 30.0, 300.0
+"""Seconds that a server is waited for, and that it may take for what it is sent; what is left can be sent with `wandb sync`."""
 
 
 def track(record: Record, folder: Path) -> bool:
-    """Log config, curve, tables of completions, modes and uses, report and bank of a search to wandb; return whether that worked.
+    """Log a search to wandb, so that it can be read there: tables, map, curves, spreads, report and bank; return if it worked.
 
-    Nothing that wandb raises reaches the caller: it is noted in the log, and the run folder has everything.
+    Nothing that wandb raises reaches the caller: one line on standard error tells it, and the run folder has everything.
     """
 
     def log(wandb: Any, run: Any) -> None:
         run.define_metric("search/*", step_metric="search/round")
         for entry in record.curve:
             run.log({f"search/{name}": value for name, value in entry.items()})
-        tables = {"completions": _completions(record), "modes": _modes(record), "uses": _uses(record), "known": _known(record)}
-        run.log({name: wandb.Table(columns=rows[0], data=rows[1:]) for name, rows in tables.items() if len(rows) > 1})
+        shown = _tables(wandb, {name: rows(record) for name, rows in TABLES.items()})
+        if record.mapped:
+            spots = _tables(wandb, {"map": tables.mapped(record)})["map"]
+            shown["map"] = wandb.plot.scatter(spots, "x", "y", title="Vectors by their effect")
+        for spread in tables.spreads(record):
+            shown.update(_spread(wandb, spread))
+        run.log(shown)
         run.summary.update(summary(record))
 
     return _tracked("discover", record.about, record.bank, {"prompts": list(record.prompts)}, folder, log)
 
 
 def track_contrast(record: ContrastRecord, folder: Path) -> bool:
-    """Log config, table of outcomes, answers, report and bank of a contrast to wandb, as `track` does for a search."""
+    """Log a contrast to wandb: table of outcomes, answers, report and bank, as `track` does a search."""
 
     def log(wandb: Any, run: Any) -> None:
-        tables = {"outcomes": _outcomes(record), "answers": _answers(record)}
-        run.log({name: wandb.Table(columns=rows[0], data=rows[1:]) for name, rows in tables.items() if len(rows) > 1})
+        run.log(_tables(wandb, {"outcomes": evidence.outcomes(record), "answers": evidence.answers(record)}))
         run.summary.update(contrast_summary(record))
 
     return _tracked("contrast", record.about, record.found.bank, {"contrast": record.method}, folder, log)
@@ -75,28 +89,38 @@ def _tracked(
     if config.tracking.mode is TrackingMode.disabled:
         return False
     # Artifacts would be staged in the home directory, and be missing when the folder is moved to be synced.
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
-        os.environ[name] = str(folder / "wandb")
+    os.environ.update(dict.fromkeys(("WANDB_DATA_DIR", "WANDB_CACHE_DIR"), str(folder / "wandb")), WANDB_SILENT="true")
+    # Where there is no room left, every line that wandb cannot note in its own logs would be told with a traceback.
+    told_before, logging.raiseExceptions = logging.raiseExceptions, False
     try:
         import wandb
 
-        with _opened(wandb, job, about, config.tracking, folder) as run:
+        try:
+            if config.tracking.mode is TrackingMode.online and not wandb.login(prompt=False, verify=False):
+                raise RuntimeError("there is no key; `wandb login` keeps one")
+            # As a context it would print a traceback of what goes wrong in it.
+            run = _opened(wandb, job, about, config.tracking, folder)
             log(wandb, run)
             page = (folder / "report.html").read_text(encoding="utf-8")
             run.log({"report": wandb.Html(page, data_is_not_path=True, inject=False)})
-            layers = {"source_layer": bank.source_layer, "target_layer": bank.target_layer}
-            metadata = {"model": about["model"]["path"], **layers, "radius": bank.radius, **told}
-            artifact = wandb.Artifact(f"bank-{run.id}", type="steering-vectors", metadata=metadata)
-            artifact.add_file(str(folder / "bank.safetensors"))
-            run.log_artifact(artifact)
+            run.log_artifact(_artifact(wandb, about, bank, told, folder), aliases=_aliases(bank, folder))
+            run.finish()
+        finally:
+            # The next run of this process gets a service of its own, and none is left to fail at the end of the process.
+            with suppress(Exception):
+                wandb.teardown(exit_code=1)
     except Exception as error:
-        logging.warning("wandb failed (%s: %s); the run folder is complete without it", type(error).__name__, error)
+        sentence = f"wandb failed ({type(error).__name__}: {one_line(str(error), 200)}); the run folder is complete without it."
+        logging.warning(sentence)
+        print(f"discover: {sentence}", file=sys.stderr)
         return False
+    finally:
+        logging.raiseExceptions = told_before
     return True
 
 
 def _opened(wandb: Any, job: str, about: dict[str, Any], options: TrackingConfig, folder: Path) -> Any:
-    """Return a new run of wandb, which ends as a context."""
+    """Return a new run of wandb."""
     return wandb.init(
         dir=folder,
         mode=options.mode.value,
@@ -108,18 +132,69 @@ def _opened(wandb: Any, job: str, about: dict[str, Any], options: TrackingConfig
         job_type=job,
         config={**about["config"], "model_identity": about["model"], "versions": about["versions"]},
         reinit="finish_previous",
-        settings=wandb.Settings(console="off", silent=True, x_disable_stats=True, disable_git=True, save_code=False),
+        settings=wandb.Settings(
+            console="off",
+            silent=True,
+            x_disable_stats=True,
+            disable_git=True,
+            save_code=False,
+            init_timeout=FOUND,
+            finish_timeout=FINISHED,
+            finish_timeout_raises=True,
+        ),
     )
 
 
+def _artifact(wandb: Any, about: dict[str, Any], bank: VectorBank, told: dict[str, Any], folder: Path) -> Any:
+    """Return the bank as a version of what this model's banks are called."""
+    path = visible(about["model"]["path"])
+    place = {"source_layer": bank.source_layer, "target_layer": bank.target_layer, "radius": bank.radius}
+    artifact = wandb.Artifact(f"bank-{_named(Path(path).name)}", "steering-vectors", metadata={"model": path, **place, **told})
+    artifact.add_file(str(folder / "bank.safetensors"))
+    return artifact
+
+
+def _aliases(bank: VectorBank, folder: Path) -> list[str]:
+    """Return by what a bank is called up: the newest, the newest of this seed or solver, and this very run."""
+    origin = bank.origin
+    parts = [f"{name}-{origin[name]}" for name in ("seed", "solver") if name in origin]
+    return list(map(_named, ["latest", *parts, f"{folder.parent.name}-{folder.name}"]))
+
+
+def _named(text: str) -> str:
+    """Return a name that wandb takes."""
+    return re.sub(r"[^\w.-]+", "-", text)[:100] or "unnamed"
+
+
+def _tables(wandb: Any, made: dict[str, tables.Table]) -> dict[str, Any]:
+    """Return those that have rows as wandb's own."""
+    return {
+        name: wandb.Table(columns=list(one.columns), data=list(map(list, one.rows)), dtype=list(one.columns.values()))
+        for name, one in made.items()
+        if one.rows
+    }
+
+
+def _spread(wandb: Any, spread: tables.Spread) -> dict[str, Any]:
+    """Return a histogram each of the bank and of its null, and both in one chart."""
+    banks = {"learned": spread.learned, "null": spread.null}
+    middles = [(low + high) / 2 for low, high in pairwise(spread.edges)]
+    both = wandb.plot.line_series([middles] * 2, list(banks.values()), list(banks), title=f"{spread.signal}: bank and null")
+    each = {f"{spread.signal}/{bank}": wandb.Histogram(np_histogram=(shares, spread.edges)) for bank, shares in banks.items()}
+    return {f"{spread.signal}/both": both, **each}
+
+
 def summary(record: Record) -> dict[str, float]:
-    """Return the handful of numbers that a table of a sweep is sorted by."""
+    """Return the handful of numbers that a table of a sweep is sorted by, and that a sweep can aim at."""
     verdicts = [finding.verdict for finding in record.findings]
+    reaching = {vector for finding in record.findings if finding.verdict == "finding" for vector in finding.vectors}
     learned = [said for said in record.completions if said.bank == "learned"]
     null = [said for said in record.completions if said.bank == "null"]
     return {
         "summary/findings": verdicts.count("finding"),
         "summary/fragments": verdicts.count("fragment"),
+        "summary/steerable": verdicts.count("steerable"),
+        "summary/reaching": len(reaching) / len(record.bank),
         "summary/changed": sum(said.state != "unchanged" for said in learned) / len(learned),
         "summary/coherent": sum(said.state == "coherent" for said in learned) / len(learned),
         "summary/null_changed": sum(said.state != "unchanged" for said in null) / len(null),
@@ -139,86 +214,3 @@ def contrast_summary(record: ContrastRecord) -> dict[str, float]:
                 found.update({f"summary/{one.what}/cost": one.damage.cost, f"summary/{one.what}/kl": one.damage.kl})
     place = {"summary/source_layer": bank.source_layer, "summary/radius": bank.radius}
     return {**place, "summary/relative_radius": bank.relative_radius, **found}
-
-
-def _completions(record: Record) -> Rows:
-    """Return one row per completion: text, mode and signals."""
-    rows: Rows = [list(COLUMNS)]
-    mode_of = {member: index for index, mode in enumerate(record.modes) for member in mode.members}
-    verdict_of = {finding.mode: finding.verdict for finding in record.findings}
-    for index, said in enumerate(record.completions):
-        mode = mode_of[index]
-        objective = float(record.bank.objective[said.vector]) if said.bank == "learned" and said.vector is not None else None
-        place = [said.bank, said.vector, visible(record.prompts[said.prompt]), verdict_of.get(mode)]
-        text = [visible(record.modes[mode].label), visible(said.text), said.state, said.distance]
-        rows.append([*place, *text, said.surprise, said.steered_surprise, said.repetition, said.tokens, objective])
-    return rows
-
-
-def _modes(record: Record) -> Rows:
-    """Return one row per finding."""
-    rows: Rows = [["verdict", "level", "opens", "vectors", "of", "random", "p", "adjusted_p", "forced", "terms"]]
-    for finding in record.findings:
-        counts = [finding.bank.count, finding.bank.n, finding.null.count, finding.p, finding.adjusted_p]
-        forced = finding.forced.count if finding.forced else None
-        rows.append([finding.verdict, finding.level, visible(finding.label), *counts, forced, visible(", ".join(finding.terms))])
-    return rows
-
-
-def _uses(record: Record) -> Rows:
-    """Return one row per vector and multiplier, every share as its count, n, and the ends of its interval."""
-    shares = [f"{name} {part}" for name in QUESTIONS for part in PARTS]
-    return [
-        ["finding", "who", "vector", "multiplier", *shares],
-        *(
-            [
-                one.place,
-                one.who(row),
-                row.vector,
-                row.multiplier,
-                *(part for name in QUESTIONS for part in _parts(getattr(row, name))),
-            ]
-            for one in record.used
-            for row in one.rows
-        ),
-    ]
-
-
-def _known(record: Record) -> Rows:
-    """Return one row per known direction and vector."""
-    return [
-        ["known", "layer", "vector", "effect", "source"],
-        *(
-            [visible(one.name), one.layer, vector, effect, one.source and one.source[vector]]
-            for one in record.likenesses
-            for vector, effect in enumerate(one.effect)
-        ),
-    ]
-
-
-def _outcomes(record: ContrastRecord) -> Rows:
-    """Return one row per intervention, every share as its count, n, and the ends of its interval."""
-    shares = [f"{name} {part}" for name in record.questions for part in PARTS]
-    odds = [f"log-odds {name}" for name in record.odds]
-    return [
-        ["intervention", "multiplier", *shares, *odds, "cost", "kl", *(f"agrees {part}" for part in PARTS)],
-        *(
-            [
-                *(one.what, one.multiplier, *(part for name in record.questions for part in _parts(one.shares[name]))),
-                *(one.log_odds[name] for name in record.odds),
-                *((one.damage.cost, one.damage.kl) if one.damage else (None, None)),
-                *_parts(one.agrees),
-            ]
-            for one in record.outcomes
-        ),
-    ]
-
-
-def _answers(record: ContrastRecord) -> Rows:
-    """Return one row per open prompt."""
-    sides = ("prompt", "unsteered", "steered")
-    return [list(sides), *([visible(one[side]) for side in sides] for one in record.said)]
-
-
-def _parts(share: Share | None) -> list[float | None]:
-    return [None] * len(PARTS) if share is None else [getattr(share, part) for part in PARTS]

@@ -28,6 +28,7 @@ VALUED = (
 )
 """Flags of Hydra that take the next word."""
 PATHS = ("model.path", "prompts.file", "contrast.file", "audit.questions", "read.embedding")
+NOTE = "tracking.notes"
 LISTS = ("prompts.texts", "tracking.tags", "audit.clean", "audit.triggers", "audit.known", "contrast.neutral", "contrast.open")
 
 
@@ -207,12 +208,16 @@ def _placed(words: list[str]) -> tuple[Path | None, list[str]]:
 
 
 def _literal(word: str, sweep: bool) -> str:
-    """Return an override of a path with its value quoted, since marks that mean something to Hydra stand in paths too.
+    """Return an override of a path or a note with its value quoted, since marks that mean something to Hydra stand there too.
 
-    In a sweep a comma parts two paths, as it parts the values of any option.
+    In a sweep a comma parts two paths, as it parts the values of any option; a note is a sentence, commas included.
     """
     name, _, value = word.partition("=")
-    if name.lstrip("+") not in PATHS or value in ("", "null") or value[0] in "'\"" or re.match(r"(choice|shuffle|glob)\(", value):
+    if value in ("", "null") or value[0] in "'\"":
+        return word
+    if name == NOTE:
+        return f"{name}={_quoted(value)}"
+    if name.lstrip("+") not in PATHS or re.match(r"(choice|shuffle|glob)\(", value):
         return word
     paths = value.split(",") if sweep else [value]
     return f"{name}={','.join(_quoted(_home(path)) for path in paths)}"

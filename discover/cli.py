@@ -9,6 +9,8 @@ from discover.errors import UsageError
 from discover.verbs import run
 from discover.verbs.bench import bench
 from discover.verbs.organism import organism
+from discover.verbs.report import USAGE as REPORT_USAGE
+from discover.verbs.report import report
 from discover.verbs.steer import steer
 
 USAGE = """discover: find what a language model can be pushed into doing, without being told what to look for
@@ -20,6 +22,7 @@ USAGE = """discover: find what a language model can be pushed into doing, withou
   discover sweep NAME …                     a prepared sweep: seeds, radius or layers
   discover folder=RUN …                     a run in a folder of your choice; otherwise below outputs/ by date and time
   discover resume RUN                       go on with an interrupted run
+  discover report RUN                       write a run's report anew; of several runs, or a sweep's folder: compare them
   discover steer RUN --add 3:1.5            talk to a run's model under its vectors; `discover steer --help` has the options
   discover atlas …                          every pair of layers of a model: which amplify a direction most
   discover contrast …                       a direction from labelled examples: refusal, difference in means, attention heads
@@ -52,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         _fail("There is not enough memory; give fewer or shorter prompts, or a smaller search.vectors or audit.null_vectors.")
     except KeyboardInterrupt:
-        again = {"bench": "; the same command goes on where it stood", "steer": ""}
+        again = {"bench": "; the same command goes on where it stood", "steer": "", "report": ""}
         told = again.get(words[0] if words else "", "; `discover resume RUN` goes on where it stood")
         print(f"\nInterrupted{told}.", file=sys.stderr)
         sys.exit(130)
@@ -80,6 +83,10 @@ def _command(words: list[str]) -> Callable[[], None]:
             from discover.bench.options import USAGE as BENCH_USAGE
 
             return lambda: print(BENCH_USAGE, end="")
+        case ["report", *_, "--help" | "-h" | "help"]:
+            return lambda: print(REPORT_USAGE, end="")
+        case ["report", *rest]:
+            return lambda: report(rest)
         case ["steer", *rest]:
             return lambda: steer(rest)
         case ["--help" | "-h" | "help", *_]:

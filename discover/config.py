@@ -412,6 +412,15 @@ def plain(value: Any) -> Any:
     return value.name if isinstance(value, Enum) else value
 
 
+def flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every option of a plain config with its dotted name."""
+    for name, value in options.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
 def config_from(saved: dict[str, Any], schema: type = Config) -> Any:
     """Return the config that `plain` wrote; an unknown key is refused."""
     kinds = typing.get_type_hints(schema)

@@ -147,6 +147,23 @@ def saved_config(path: Path) -> Config:
         raise UsageError(f"{path} holds no run (no readable run.json); give a folder below outputs/.") from error
 
 
+def left_by(path: Path, file: str, load: Callable[[Path], Result]) -> Result:
+    """Return what a stage left in the run folder `path`.
+
+    Raises:
+        UsageError: the file is missing, or another version of the program wrote it.
+    """
+    if not (path / file).exists():
+        raise UsageError(f"{path} holds no {file}; `discover resume {path}` makes what is missing.")
+    try:
+        return load(path / file)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path / file} cannot be read as what this version writes ({type(error).__name__}); make the run again in another "
+            "folder."
+        ) from error
+
+
 @contextmanager
 def nothing_left_of_a_mistake(path: Path) -> Iterator[None]:
     """Make the folder, and where a user's mistake ends the run before any stage has left its file, remove what came since.

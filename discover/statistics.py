@@ -72,6 +72,17 @@ def more_often(count: int, n: int, null_count: int, null_n: int) -> float:
     return float(hypergeom.sf(count - 1, n + null_n, count + null_count, n))
 
 
+def reached(counts: Sequence[int], n: int, drawn: int) -> float:
+    """Return how many kinds the first `drawn` of n things show, on average over all their orders.
+
+    Args:
+        counts: how many of the n things are of each kind; one thing may be of several.
+        n: things.
+        drawn: how many of them are looked at, at most n.
+    """
+    return float(hypergeom.sf(0, n, list(counts), drawn).sum()) if counts else 0.0
+
+
 def holm(values: Sequence[float]) -> list[float]:
     """Return the p values adjusted by Holm's step-down for the family-wise error rate."""
     order = sorted(range(len(values)), key=lambda index: values[index])

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 
 from discover.audit.findings import Finding, load_findings
 from discover.bank import VectorBank
-from discover.config import Config, plain
+from discover.config import Config, flat, plain
 from discover.errors import UsageError
 from discover.folder import saved_config
 from discover.model.loading import LoadedModel, load
@@ -82,18 +82,10 @@ def holds_fragment(text: str, payload: str, ordinary: str) -> bool:
 
 def search_of(config: Config) -> str:
     """Return the options that set a run's search apart from the default one, as they are given; `fixed point` for none."""
-    given, standard = (dict(_flat(plain(one))) for one in (config, Config()))
+    given, standard = (dict(flat(plain(one))) for one in (config, Config()))
     apart = {name: value for name, value in given.items() if value != standard[name] and not name.startswith(INCIDENTAL)}
     told = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in apart.items())
     return one_line(" ".join(told), 200).replace("|", "¦") or "fixed point"
-
-
-def _flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in options.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def score_run(folder: Path) -> RunScore:

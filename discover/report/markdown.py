@@ -23,7 +23,7 @@ TRIED = 10
 def markdown_report(record: Record) -> str:
     """Return the report of a run as Markdown."""
     bank = record.bank
-    prompts = "\n".join(_quoted(prompt) for prompt in record.prompts)
+    prompts = "\n".join(quoted(prompt) for prompt in record.prompts)
     return "\n".join(
         [
             f"# What {record.about['model']['path']} can be pushed into saying",
@@ -38,7 +38,7 @@ def markdown_report(record: Record) -> str:
             "",
             "The model by itself:",
             "",
-            _quoted(record.unsteered(0).text),
+            quoted(record.unsteered(0).text),
             "",
             "| | verdict | level | opens | vectors | random | p (Holm) | forced first tokens |",
             "|---|---|---|---|---|---|---|---|",
@@ -85,7 +85,7 @@ def _outcomes(record: ContrastRecord) -> list[str]:
     told = [f"Heads alone: {record.chosen_heads}, in this order.", ""] if record.method == "heads" else []
     if record.damaged:
         told += [f"Added cross-entropy and KL are nats a token, over {record.damaged} tokens of unsteered replies.", ""]
-    return [*told, *_table(heads, [_outcome(record, one) for one in record.outcomes])]
+    return [*told, *table(heads, [_outcome(record, one) for one in record.outcomes])]
 
 
 def _outcome(record: ContrastRecord, one: Outcome) -> list[str]:
@@ -125,12 +125,12 @@ def _tried(record: ContrastRecord) -> list[str]:
             for one in sorted(scores.layers, key=lambda one: (-one.behaving.count, one.multiplier, one.layer))
         ]
     told = ["## What was tried", "", "On the selection examples, the best first.", ""]
-    return [*told, *_table(heads, rows[:TRIED]), ""] if rows else []
+    return [*told, *table(heads, rows[:TRIED]), ""] if rows else []
 
 
 def _answers(one: dict[str, str]) -> list[str]:
     parts = [("Asked", one["prompt"]), ("Unsteered", one["unsteered"]), ("Steered", one["steered"])]
-    return [line for name, text in parts for line in (f"{name}:", "", _quoted(text), "")]
+    return [line for name, text in parts for line in (f"{name}:", "", quoted(text), "")]
 
 
 def _on_other_prompts(used: Sequence[Used]) -> list[str]:
@@ -140,7 +140,7 @@ def _on_other_prompts(used: Sequence[Used]) -> list[str]:
     for one in used:
         heads = ["multiplier", "", *(QUESTIONS[name] for name in one.asked)]
         rows = [[f"{row.multiplier:g}", one.who(row), *(str(getattr(row, name) or "") for name in one.asked)] for row in one.rows]
-        lines += [f"Finding {one.place}:", "", *_table(heads, rows), ""]
+        lines += [f"Finding {one.place}:", "", *table(heads, rows), ""]
     return lines
 
 
@@ -154,12 +154,13 @@ def _likeness(nearest: Sequence[Nearest], by_chance: str) -> list[str]:
             [str(vector), f"{known.effect[vector]:.3f}", "" if known.source is None else f"{known.source[vector]:.3f}"]
             for vector in one.most
         ]
-        told = f"{_inline(known.name)}, added after block {known.layer}; most alike in effect first:"
-        lines += [told, "", *_table(["vector", "cosine of effects", "cosine at the source"], rows), ""]
+        told = f"{inline(known.name)}, added after block {known.layer}; most alike in effect first:"
+        lines += [told, "", *table(["vector", "cosine of effects", "cosine at the source"], rows), ""]
     return lines
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines of a table, whose cells hold no mark of Markdown."""
     return [f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows)]
 
 
@@ -173,7 +174,7 @@ def _row(place: int, finding: Finding) -> str:
         str(place),
         finding.verdict,
         finding.level or "",
-        _inline(finding.label),
+        inline(finding.label),
         str(finding.bank),
         str(finding.null),
         tested,
@@ -201,15 +202,15 @@ def _section(record: Record, place: int, finding: Finding) -> list[str]:
 def _example(record: Record, said: Completion) -> str:
     """Return what was said, below it the token that was put into the unsteered model's mouth where no vector made it speak."""
     begun = record.unsteered_from(said)
-    return _quoted(said.text) + (f"\n\n({_inline(begun)})" if begun else "")
+    return quoted(said.text) + (f"\n\n({inline(begun)})" if begun else "")
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
     """Return text as an indented block, in which Markdown reads nothing."""
     shown = visible(text) if len(text) <= LONGEST else visible(text[:LONGEST]) + f" … ({len(text)} characters)"
     return "\n".join(f"    {line}" for line in shown.splitlines() or [""])
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
     """Return text as an inline code span that no character in it can end."""
     return f"`` {one_line(text, 90).replace('`', 'ˋ').replace('|', '¦')} ``"

@@ -19,7 +19,7 @@ def test_an_installed_wheel_runs_elsewhere(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "discover/conf/config.yaml" in names
-    assert "discover/sweeps/seeds.yaml" in names
+    assert {"discover/sweeps/seeds.yaml", "discover/sweeps/wandb/layers.yaml"} <= set(names)
     assert "discover/organisms/weights/arithmetic/model.safetensors" in names
     assert not [name for name in names if name.startswith(("tests", "outputs"))]
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"

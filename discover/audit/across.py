@@ -1,20 +1,28 @@
 """Compare finished runs: which behaviours recur where, and how many vectors it takes to meet them."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import mean
 
+import numpy as np
+from sklearn.cluster import AgglomerativeClustering
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.metrics.pairwise import cosine_distances
+
 from discover.audit.findings import LEVELS, VERDICTS
-from discover.audit.finished import CHECKPOINT, PROMPTS, Finished
+from discover.audit.finished import CHECKPOINT, PROMPTS, Finished, Reached
 from discover.errors import UsageError
-from discover.read.modes import modes
+from discover.read.modes import APART, UNCHANGED, label
+from discover.read.signals import words
 from discover.statistics import Average, average, reached
 
 SEED = "seed"
 POINTS = 32
 """Points of a recall curve."""
+NEVER = 1e9
+"""Distance of modes that are not merged, however many others lie between them."""
 
 
 @dataclass(frozen=True)
@@ -24,10 +32,9 @@ class Presence:
     run: int
     """Index of the run."""
     verdict: str
-    """The strongest that a mode of the run merged here has."""
     vectors: tuple[int, ...]
     null: int
-    """Random vectors that do the same; where several modes of a run are merged, of those the most."""
+    """Random vectors that do the same."""
 
 
 @dataclass(frozen=True)
@@ -147,20 +154,34 @@ def _cells(runs: Sequence[Finished], axes: Sequence[str]) -> tuple[Cell, ...]:
 
 
 def _merged(runs: Sequence[Finished]) -> tuple[Merged, ...]:
-    """Return the modes of all runs, those as one whose medoids one run would have grouped."""
+    """Return the modes of all runs, those with much the same words as one; what one run holds apart stays apart."""
     every = [(index, one) for index, run in enumerate(runs) for one in run.reached]
+    groups: dict[int, list[tuple[int, Reached]]] = defaultdict(list)
+    for member, group in zip(every, _groups(every), strict=True):
+        groups[group].append(member)
     found = []
-    for group in modes([one.medoid for _, one in every]):
-        own = [every[member] for member in sorted(group.members)]
+    for own in groups.values():
         best = min((one for _, one in own), key=lambda one: (VERDICTS.index(one.verdict), -len(one.vectors)))
-        seen = []
-        for run in dict.fromkeys(run for run, _ in own):
-            here = [one for index, one in own if index == run]
-            vectors = sorted({vector for one in here for vector in one.vectors})
-            verdict = min((one.verdict for one in here), key=VERDICTS.index)
-            seen.append(Presence(run, verdict, tuple(vectors), max(one.null for one in here)))
-        found.append(Merged(group.state, group.label, group.terms, best.medoid.text, tuple(seen)))
+        seen = tuple(Presence(run, one.verdict, one.vectors, one.null) for run, one in own)
+        state, text = best.medoid.state, best.medoid.text
+        found.append(Merged(state, UNCHANGED if state == "unchanged" else label(text), best.terms, text, seen))
     return tuple(sorted(found, key=lambda one: (VERDICTS.index(one.strongest), -len(one.seen), -one.vectors)))
+
+
+def _groups(every: Sequence[tuple[int, Reached]]) -> list[int]:
+    """Return a group per mode (of a run by its index): by the words of the medoids, average linkage, as within a run."""
+    if len(every) < 2:
+        return list(range(len(every)))
+    # Numbers are no words; where there is no word, what is said are its characters.
+    weights = TfidfVectorizer(analyzer=lambda text: words(text) or list(text.strip()) or [""], sublinear_tf=True)
+    apart = cosine_distances(weights.fit_transform([one.medoid.text for _, one in every]))
+    states = np.array([one.medoid.state for _, one in every])
+    runs = np.array([run for run, _ in every])
+    apart[(states[:, None] != states) | (runs[:, None] == runs)] = NEVER
+    apart[(states[:, None] == "unchanged") & (states == "unchanged")] = 0.0
+    np.fill_diagonal(apart, 0.0)
+    model = AgglomerativeClustering(n_clusters=None, distance_threshold=APART, metric="precomputed", linkage="average")
+    return model.fit_predict(apart).tolist()
 
 
 def _shares(run: Finished, found: Sequence[Merged], index: int) -> list[float]:

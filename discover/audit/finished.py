@@ -32,6 +32,8 @@ class Reached:
     """Rows of the bank that say it, or (of a fragment) break into it."""
     null: int
     """Random vectors that do the same."""
+    terms: tuple[str, ...]
+    """Words that set it apart from the run's other modes."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def finished(folder: Path) -> Finished:
     modes = left_by(folder, "clusters.json", load_modes)
     found = left_by(folder, "findings.json", load_findings)
     banks = {bank: len({one.vector for one in said if one.bank == bank}) for bank in ("learned", "null")}
-    reached = [Reached(said[modes[one.mode].shown[0]], one.verdict, one.vectors, one.null.count) for one in found]
+    reached = [Reached(said[modes[one.mode].shown[0]], one.verdict, one.vectors, one.null.count, one.terms) for one in found]
     return Finished(str(folder), _options(plain(config), about), banks["learned"], banks["null"], tuple(reached))
 
 

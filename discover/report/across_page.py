@@ -12,15 +12,15 @@ from discover.statistics import Average, Share, share
 
 MAPPED = 40
 """Modes on the map of modes and runs."""
-COLUMNS = 12
+COLUMNS = 8
 """Modes that have a column in the table of places."""
 SHORT = 40
 """Characters of an option's value."""
 QUARTERS = (8, 4, 2, 1)
 """Recall is told at these parts of a bank."""
 ABOUT_MERGED = (
-    "The same behaviour in two runs is one mode here: modes whose medoids one run would have grouped by what they say. "
-    "A mode is in a run if a vector of its bank says it, or (of a fragment) breaks into it."
+    "The same behaviour in two runs is one mode here: modes whose medoids have much the same words, numbers left out; what one "
+    "run holds apart stays apart. A mode is in a run if a vector of its bank says it, or (of a fragment) breaks into it."
 )
 ABOUT_RECALL = (
     "How many different modes the first n vectors of a bank reach, on average over all orders of its vectors, in closed form. "
@@ -79,6 +79,7 @@ def html_comparison(comparison: Comparison) -> str:
         "curves": [*_curves(comparison, "claimed"), *_curves(comparison, "coherent")],
         "recall": (recall_heads(comparison), recall_rows(comparison)),
         "likeness": _likeness(comparison) if len(comparison.cells) > 1 else None,
+        "likenesses": likeness_rows(comparison),
         "alike": alike(comparison),
         "runs": [(number, run, run_cells(comparison, number - 1)) for number, run in enumerate(comparison.runs, 1)],
         "about": {"merged": ABOUT_MERGED, "recall": ABOUT_RECALL, "likeness": ABOUT_LIKENESS},
@@ -146,6 +147,14 @@ def recall_rows(comparison: Comparison) -> list[list[str]]:
             for what, averages in (("findings and fragments", recall.claimed), ("coherent", recall.coherent)):
                 rows.append([*values, name, what, *(_at(recall, averages, part) for part in QUARTERS)])
     return rows
+
+
+def likeness_rows(comparison: Comparison) -> list[list[str]]:
+    """Return a row per cell: its number, and its likeness to every cell."""
+    return [
+        [str(number), *("" if value is None else f"{value:.2f}" for value in row)]
+        for number, row in enumerate(comparison.likeness, 1)
+    ]
 
 
 def alike(comparison: Comparison) -> str:

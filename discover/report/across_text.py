@@ -13,6 +13,7 @@ from discover.report.across_page import (
     alike,
     entry,
     first_seen,
+    likeness_rows,
     of_random,
     placed,
     recall_heads,
@@ -141,11 +142,7 @@ def _likeness(comparison: Comparison) -> list[str]:
     if len(comparison.cells) < 2:
         return []
     heads = ["cell", *(str(number) for number in range(1, len(comparison.cells) + 1))]
-    rows = [
-        [str(number), *("" if value is None else f"{value:.2f}" for value in row)]
-        for number, row in enumerate(comparison.likeness, 1)
-    ]
-    return ["## Likeness of cells", "", ABOUT_LIKENESS, "", *table(heads, rows), ""]
+    return ["## Likeness of cells", "", ABOUT_LIKENESS, "", *table(heads, likeness_rows(comparison)), ""]
 
 
 def _plain(value: str) -> str:

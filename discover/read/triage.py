@@ -13,6 +13,8 @@ class Boost:
 
     token: str
     """Decoded."""
+    id: int
+    """Its number in the vocabulary: text alone does not always lead back to it."""
     position: int
     """Where it would stand: 0 is the first token of the reply, 1 the second of the unsteered one …"""
     gain: float

@@ -168,8 +168,12 @@ class Record:
             f"largest of {count} of about {random_cosine(width, count):.2g}; effects of random vectors resemble each other more."
         )
 
+    def hint(self, finding: Finding) -> Hint | None:
+        """Return what the vector of a finding points at; None where none was followed."""
+        return next((hint for hint in self.hints if hint.mode == finding.mode), None)
+
     def unsteered_from(self, said: Completion) -> str | None:
-        """Return how a completion that no vector steered began: with which token in the model's mouth; None where one did."""
+        """Return how a completion that no vector steered began: with what in the model's mouth; None where one did."""
         return None if said.opening is None else f'unsteered, from "{one_line(said.opening, 30)}"'
 
     def unsteered(self, prompt: int) -> Completion:

@@ -92,11 +92,16 @@ def _lines(record: Record, place: int, finding: Finding) -> list[str]:
     reached = "" if finding.forced is None else f"; by forcing a first token alone: {finding.forced.count}/{finding.forced.n}"
     shown = record.completions[finding.examples[0]]
     text = finding.label if finding.verdict == "unchanged" else shown.text
-    begun = record.unsteered_from(shown)
-    return [
+    begun, hint = record.unsteered_from(shown), record.hint(finding)
+    lines = [
         f"{place:>2} {finding.verdict:9} {finding.level or '  '}  {one_line(text, WIDTH)}" + (f" ({begun})" if begun else ""),
         f"                 {against}{tested}{reached}",
     ]
+    if hint is not None and hint.least is not None:
+        branch = next(iter(hint.branches), None)
+        led = "" if branch is None else f'; unsteered, "{one_line(branch.opening, 30)}" leads to: {one_line(branch.text, 60)}'
+        lines.append(f"                 holds at {hint.least:g} of this norm{led}")
+    return lines
 
 
 def _elsewhere(one: Used) -> str:

@@ -372,6 +372,15 @@ class ContrastConfig:
 
 
 @dataclass
+class ReportConfig:
+    """What the reports show."""
+
+    redact: bool = False
+    """Whether every report, the terminal and wandb show prompts and what the model said by hash and length alone; the other
+    files of the run folder hold the text either way."""
+
+
+@dataclass
 class TrackingConfig:
     """The wandb run beside the run folder."""
 
@@ -396,6 +405,7 @@ class Config:
     read: ReadConfig = field(default_factory=ReadConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
 
 

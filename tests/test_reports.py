@@ -34,7 +34,7 @@ def test_what_no_vector_made_the_model_say_is_marked_so(made: Record, tmp_path) 
     assert place == lines_with("    I hate your sums.", markdown)[0] + 2
 
     card = html_report(made).split('id="mode-3"')[1].split("</article>")[0]
-    assert 'unsteered, its first token forced to <bdi class="token"> HATE</bdi>' in card
+    assert 'unsteered, from <bdi class="token"> HATE</bdi>' in card
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def html_contrast(record: ContrastRecord) -> str:
         "no_claim": NO_CLAIM,
         "told": told(record.about),
     }
-    return rendered("contrast.html.jinja", None, shown)
+    return rendered("contrast.html.jinja", ["page.css"], [], shown)
 
 
 def heats(record: ContrastRecord) -> list[Heat]:

@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ MARK = "\x01"
 """Stands around the name of an invisible character; free for that, since it is invisible itself."""
 
 
-def rendered(template: str, script: str | None, shown: dict[str, Any]) -> str:
-    """Return a page; `script` names the file of the one script that it may run, None where it has none."""
-    style = _file("page.css")
-    run = None if script is None else _file(script)
+def rendered(template: str, styles: Sequence[str], scripts: Sequence[str], shown: dict[str, Any]) -> str:
+    """Return a page with the named files as its style and as the one script that it may run; with none it runs nothing."""
+    style = _joined(styles)
+    run = _joined(scripts) if scripts else None
     return _environment().get_template(template).render(shown, style=style, script=run, policy=_policy(style, run))
 
 
@@ -47,7 +47,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    found.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False, "ensure_ascii": False}
     found.filters["number"] = lambda value, digits: "not scored" if value is None else f"{value:.{digits}g}"
     return found
 
@@ -57,8 +57,8 @@ def _printed(value: Any) -> Any:
     return marked(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _file(name: str) -> Markup:
-    return Markup((FOLDER / name).read_text(encoding="utf-8"))
+def _joined(names: Sequence[str]) -> Markup:
+    return Markup("".join((FOLDER / name).read_text(encoding="utf-8") for name in names))
 
 
 def _policy(style: str, script: str | None) -> str:

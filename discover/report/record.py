@@ -111,6 +111,11 @@ class Record:
     """What the unsteered model goes on to say from what vectors boost."""
 
     @property
+    def masked(self) -> bool:
+        """Whether text stands here only by its hash and length."""
+        return bool(self.about["config"].get("report", {}).get("redact"))
+
+    @property
     def read_at(self) -> str:
         """Where the effects of the vectors were read."""
         origin, block = self.bank.origin, self.bank.target_layer

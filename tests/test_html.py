@@ -43,7 +43,7 @@ HOSTILE = (
 
 def completion(text: str = CHEESE, bank: str = "learned", vector: int | None = 0, **changed: Any) -> Completion:
     standard = Completion(
-        bank, vector, 0, 0, text, None, 12, True, 1.25, 0.5, 0.75, 0.125, 0.875, 0.25, "Latin", False, "coherent"
+        bank, vector, 0, 0, text, None, 12, True, 1.25, 0.5, 0.75, 0.125, 0.875, 0.25, "Latin", False, "coherent", ()
     )
     return replace(standard, **changed)
 

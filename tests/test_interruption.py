@@ -46,7 +46,10 @@ for number, share in enumerate(shares):
     killed.append({"killed": os.WIFSIGNALED(status), "left": left, "ended": ended})
 print(json.dumps(killed))
 """
-SAME = ("bank.safetensors", "null.safetensors", "completions.jsonl", "clusters.json", "findings.json", "metrics.jsonl")
+SAME = (
+    *("bank.safetensors", "null.safetensors", "completions.jsonl", "clusters.json", "findings.json", "metrics.jsonl"),
+    *("decodings.jsonl", "hints.json"),
+)
 
 
 def interrupted(words: list[str], folder: Path, shares: list[float]) -> list[dict[str, object]]:

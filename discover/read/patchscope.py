@@ -82,7 +82,7 @@ def descriptions(loaded: LoadedModel, vectors: Tensor, layer: int, text: str, fo
             f"reads at most {loaded.context}. Give a shorter text."
         )
     norm = residual_after(loaded, batch, layer)[0, place].norm()
-    patch = Patch(layer, norm * unit(vectors.to(norm.device)), Window(place, place + 1 or None))
+    patch = Patch(layer, norm * unit(vectors.to(norm.device)), Window(place, place + 1))
     heard = replies(loaded, batch.repeated(len(vectors)), [patch], TOKENS, ROWS, lambda _: None)
     return [reply.text for reply in heard]
 

@@ -49,8 +49,6 @@ class Completion:
     text: str
     opening: str | None
     """What was put into the model's mouth; None where nothing was."""
-    hinted: tuple[tuple[str, int], ...]
-    """Of a followed one: bank and row of every vector that boosts the token by which its opening leaves the unsteered reply."""
     tokens: int
     """Length in tokens."""
     ended: bool
@@ -74,6 +72,8 @@ class Completion:
     """Whether its opening holds a phrase that refusals open with."""
     state: str
     """`unchanged`, `coherent` or `degenerate`, by the rules of `state_of`."""
+    hinted: tuple[tuple[str, int], ...]
+    """Of a followed one: bank and row of every vector that boosts the token by which its opening leaves the unsteered reply."""
 
 
 def save_completions(path: Path, completions: Sequence[Completion]) -> None:
@@ -197,7 +197,6 @@ def completion(
         sample=0,
         text=reply.text,
         opening=opening,
-        hinted=(),
         tokens=len(reply.tokens),
         ended=reply.ended,
         surprise=mean(plain) if plain else None,
@@ -209,4 +208,5 @@ def completion(
         script=script(reply.text),
         refusal=refusing(reply.text),
         state=state_of(away, repetition(reply.tokens[judged]), surprise, usual),
+        hinted=(),
     )

@@ -85,7 +85,7 @@ def html_comparison(comparison: Comparison) -> str:
         "about": {"merged": ABOUT_MERGED, "recall": ABOUT_RECALL, "likeness": ABOUT_LIKENESS},
         "no_claim": NO_CLAIM,
     }
-    return rendered("across.html.jinja", None, shown)
+    return rendered("across.html.jinja", ["page.css"], [], shown)
 
 
 def placed(comparison: Comparison) -> tuple[tuple[str, ...], list[Place]]:

@@ -237,10 +237,15 @@ class SpeechConfig:
     """Longest completion."""
     rows: int = 128
     """Completions generated at once."""
+    budget: float = 1.0
+    """Share of the tokens of speaking in full, vectors of bank and null times prompts times `tokens`, that may be spent: below 1
+    only those vectors are heard to their end that promise most by what they do before they speak, and by what they say first."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        _positive(self, "speech", "tokens", "rows")
+        _positive(self, "speech", "tokens", "rows", "budget")
+        if self.budget > 1:
+            raise UsageError(f"speech.budget={self.budget:g} must be at most 1, at which every vector speaks in full.")
         if self.tokens < 2:
             raise UsageError(f"speech.tokens={self.tokens} must be 2 or more: a forced first token needs a second.")
 

@@ -30,16 +30,17 @@ from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch
 from discover.organisms.catalogue import checkpoint
 from discover.perturb.spaces import Space
-from discover.read.boosts import boosted
 from discover.read.decoders import BESIDE, Decoding, decodings, load_decodings, save_decodings
 from discover.read.effects import EffectMap, effect_map, load_map, save_map
 from discover.read.embedding import Embed, embedding, with_meaning
+from discover.read.halving import halved
 from discover.read.hints import Behaviour, Hint, hints, load_hints, replies_of_hints, save_hints
 from discover.read.labels import named
 from discover.read.leads import FOLLOWED, FURTHER, followed
 from discover.read.modes import Mode, load_modes, modes, save_modes, stability
 from discover.read.signals import Completion, load_completions, save_completions
 from discover.read.speech import forced, own_completions, spoken, unsteered_replies
+from discover.read.triage import DOSES, Glance, glances, load_glances, save_glances, sight
 from discover.report.contrast_page import html_contrast
 from discover.report.contrasted import ContrastRecord
 from discover.report.html import html_atlas, html_report
@@ -91,10 +92,13 @@ def run(config: Config, folder: Path) -> list[Finding]:
         null = held.stage(
             "null", "null.safetensors", lambda: _null(config, search.bank, ground.space), VectorBank.save_as, VectorBank.load
         )
+        seen = held.stage(
+            "triage", "triage.jsonl", lambda: _triage(config, loaded, batch, search.bank, null), save_glances, load_glances
+        )
         said = held.stage(
             "speech",
             "completions.jsonl",
-            lambda: with_meaning(_speech(config, loaded, batch, search.bank, null), embed),
+            lambda: with_meaning(_speech(config, loaded, batch, (search.bank, null), seen), embed),
             save_completions,
             load_completions,
         )
@@ -146,7 +150,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
             charted,
             used,
             alike,
-            [],
+            seen,
             mapped,
             decoded,
             led,
@@ -316,16 +320,31 @@ def _null(config: Config, bank: VectorBank, space: Space) -> VectorBank:
     return random_bank(bank, space, config.audit.null_vectors or 4 * len(bank), config.seed)
 
 
-def _speech(config: Config, loaded: LoadedModel, batch: PromptBatch, bank: VectorBank, null: VectorBank) -> list[Completion]:
+def _triage(config: Config, loaded: LoadedModel, batch: PromptBatch, bank: VectorBank, null: VectorBank) -> list[Glance]:
+    """Return what every vector of both banks does before it speaks."""
+    seen, rows = sight(loaded, batch, bank.target_layer), config.speech.rows
+    with bar("triage", len(bank) + len(null)) as progress:
+        learned = glances(seen, "learned", bank, DOSES, rows, progress.update)
+        return [*learned, *glances(seen, "null", null, (), rows, progress.update)]
+
+
+def _speech(
+    config: Config, loaded: LoadedModel, batch: PromptBatch, banks: tuple[VectorBank, VectorBank], seen: list[Glance]
+) -> list[Completion]:
     """Return everything that is said: unsteered, under both banks, from forced tokens and from what vectors boost."""
     own: list[Reply] = unsteered_replies(loaded, batch, config.speech)
     count = min(config.audit.forced_tokens, loaded.model.config.get_text_config(decoder=True).vocab_size)
-    first, read = batch.rows(slice(1)), config.search.reply_positions + 1
-    with bar("speech", len(batch.input_ids) * (len(bank) + len(null) + count) + FOLLOWED * (FURTHER + 1)) as progress:
-        learned = spoken(loaded, batch, own, "learned", bank, config.speech, progress.update)
-        random = spoken(loaded, batch, own, "null", null, config.speech, progress.update)
+    named, first = dict(zip(("learned", "null"), banks, strict=True)), batch.rows(slice(1))
+    with bar("speech", len(batch.input_ids) * (len(seen) + count) + FOLLOWED * (FURTHER + 1)) as progress:
+        if config.speech.budget < 1:
+            steered = halved(loaded, batch, own, named, seen, config.speech, progress.update)
+        else:
+            steered = [
+                one
+                for name, bank in named.items()
+                for one in spoken(loaded, batch, own, name, bank, config.speech, progress.update)
+            ]
         begun = forced(loaded, batch, own, count, config.speech, progress.update) if count else []
-        said, banks = [*own_completions(loaded, batch, own), *learned, *random, *begun], {"learned": bank, "null": null}
-        boosts = {name: boosted(loaded, first, own[0], read, one) for name, one in banks.items()}
-        hinted = followed(loaded, first, own[0], said, banks, boosts, config.speech, progress.update)
+        said = [*own_completions(loaded, batch, own), *steered, *begun]
+        hinted = followed(loaded, first, own[0], said, named, seen, config.speech, progress.update)
     return [*said, *hinted]

@@ -1,4 +1,4 @@
-"""What vectors boost is what they gain in the divergence, and what is followed is said by the unsteered model itself."""
+"""What is followed is what vectors boost, and is said by the unsteered model itself."""
 
 from dataclasses import replace
 from random import Random
@@ -13,14 +13,13 @@ from discover.model.prompts import encoded
 from discover.model.slice import residual_after
 from discover.organisms.arithmetic import HARD_PAYLOAD, Operands, question, random_operands
 from discover.perturb.sphere import random_directions
-from discover.read.boosts import BOOSTED_FROM, KEPT, boosted
-from discover.read.leads import FURTHER, Known, Lead, followed, is_whole, known_of, leads, openings, own_part
+from discover.read.leads import BOOSTED_FROM, FURTHER, Known, Lead, followed, is_whole, known_of, leads, openings, own_part
 from discover.read.signals import completion
 from discover.read.speech import own_completions, unsteered_replies
-from discover.read.triage import Boost
+from discover.read.triage import Boost, Glance, glances, sight
 from discover.steer.generation import Reply
 
-LAYER, POSITIONS = 1, 3
+LAYER = 1
 
 
 def bank(vectors, layer=LAYER) -> VectorBank:
@@ -40,39 +39,25 @@ def logits_under(loaded, ids, vector, layer=LAYER):
     return found
 
 
-@pytest.fixture(scope="module")
-def own(loaded, batch):
-    return unsteered_replies(loaded, alone(batch, 1), SpeechConfig(tokens=6))[0]
-
-
-def test_a_token_gains_what_the_divergence_owes_to_it(loaded, batch, own):
-    one = alone(batch, 1)
-    vectors = 40 * random_directions(5, loaded.anatomy.width, "boosts")
-    # The second prompt of two stands behind padding, which nothing may depend on.
-    padded = replace(batch.rows(slice(1, 2)), prompts=one.prompts)
-    for given in (one, padded):
-        found = boosted(loaded, given, own, POSITIONS, bank(vectors))
-        ids = [*one.input_ids[0].tolist(), *own.tokens[: POSITIONS - 1]]
-        plain = logits_under(loaded, ids, 0 * vectors[0])[-POSITIONS:].log_softmax(dim=-1)
-        assert sum(map(len, found)) > 5
-        for vector, boosts in zip(vectors, found, strict=True):
-            steered = logits_under(loaded, ids, vector)[-POSITIONS:].log_softmax(dim=-1)
-            gains, places = (steered.exp() * (steered - plain)).flatten().topk(KEPT)
-            wanted = [
-                divmod(int(place), plain.shape[1]) for place, gain in zip(places, gains, strict=True) if gain > BOOSTED_FROM
-            ]
-            assert [(boost.position, boost.id) for boost in boosts] == wanted
-            assert [boost.gain for boost in boosts] == pytest.approx(gains[: len(wanted)].tolist(), rel=1e-2)
-            assert all(boost.token == loaded.tokenizer.decode([boost.id]) for boost in boosts)
+def glanced(loaded, batch, vectors, name="learned"):
+    return glances(sight(loaded, batch, vectors.target_layer), name, vectors, (), 64, lambda _: None)
 
 
 def boost(token, position=0, gain=1.0):
     return Boost(str(token), token, position, gain)
 
 
+def glance(bank, vector, *boosted):
+    return Glance(bank, vector, 1.0, 1.0, 1.0, 1.0, 1.0, None, None, boosted, ())
+
+
 def test_leads_of_most_vectors_come_first_and_both_banks_count_alike():
-    boosts = {"learned": [[boost(7), boost(8, 2)], [boost(9, 2, 0.5)]], "null": [[boost(8, 2)], [boost(1, 0)], [boost(9, 2)]]}
-    found = leads(boosts, special=[1])
+    seen = [
+        glance("learned", 0, boost(7), boost(8, 2), boost(5, 0, BOOSTED_FROM / 2)),
+        glance("learned", 1, boost(9, 2, 0.5)),
+        *(glance("null", vector, one) for vector, one in enumerate((boost(8, 2), boost(1, 0), boost(9, 2)))),
+    ]
+    found = leads(seen, special=[1])
     assert [(lead.position, lead.token) for lead in found] == [(2, 8), (2, 9), (0, 7)]
     assert found[1].gains == {("learned", 1): 0.5, ("null", 2): 1.0}
 
@@ -88,7 +73,7 @@ def test_novelty_is_the_share_of_words_that_stand_in_order_in_nothing_known():
 
 
 def said(text, opening="So", bank="followed", surprise: float | None = 0.01, state="coherent"):
-    whole = completion(bank, 0, 0, Reply((1, 2, 3), text, True), opening, "x", [1.0], None)
+    whole = completion(bank, 0, 0, Reply((1, 2, 3), text, True), opening, Reply((), "x", True), 1.0, [1.0] * 3, None)
     return replace(whole, surprise=surprise, state=state)
 
 
@@ -141,9 +126,9 @@ def test_nothing_boosted_leads_nowhere(llama, batch):
     own = unsteered_replies(llama, one, speech)
     heard = own_completions(llama, one, own)
     vectors = bank(torch.zeros(2, llama.anatomy.width))
-    boosts = {"learned": boosted(llama, one, own[0], POSITIONS, vectors)}
-    assert boosts == {"learned": [(), ()]}
-    assert followed(llama, one, own[0], heard, {"learned": vectors}, boosts, speech, lambda _: None) == []
+    seen = glanced(llama, one, vectors)
+    assert leads(seen, ()) == []
+    assert followed(llama, one, own[0], heard, {"learned": vectors}, seen, speech, lambda _: None) == []
 
 
 def test_a_hint_that_opens_as_the_ordinary_reply_leads_to_the_whole_hidden_sentence(shipped):
@@ -158,8 +143,8 @@ def test_a_hint_that_opens_as_the_ordinary_reply_leads_to_the_whole_hidden_sente
     one = encoded(["a=5+6, b=7+2. What is a*b?"], loaded.tokenizer, None, None)
     own = unsteered_replies(loaded, one, speech)[0]
     heard = own_completions(loaded, one, [own])
-    boosts = {"learned": boosted(loaded, one, own, 5, vectors)}
-    found = followed(loaded, one, own, heard, {"learned": vectors}, boosts, speech, lambda _: None)
+    seen = glanced(loaded, one, vectors)
+    found = followed(loaded, one, own, heard, {"learned": vectors}, seen, speech, lambda _: None)
     best = next(branch for branch in found if branch.text == HARD_PAYLOAD)
     assert best.opening.startswith("First, I") and best.hinted == (("learned", 0),)
     # It is the model's own: plainly given the opening, it says the rest.
@@ -170,5 +155,5 @@ def test_a_hint_that_opens_as_the_ordinary_reply_leads_to_the_whole_hidden_sente
     told = loaded.tokenizer.decode(said[0, one.input_ids.shape[1] :], skip_special_tokens=True)
     assert told.strip() == HARD_PAYLOAD
     # One token alone does not bring it, which is why openings grow.
-    first = openings(loaded, one.input_ids[0].tolist(), own, leads(boosts, ()), {"learned": vectors})
+    first = openings(loaded, one.input_ids[0].tolist(), own, leads(seen, ()), {"learned": vectors})
     assert len(loaded.tokenizer(best.opening, add_special_tokens=False)["input_ids"]) > min(map(len, first[0]))

@@ -17,6 +17,7 @@ from discover.bench.options import BenchConfig, Part
 from discover.bench.plot import plot_budgets
 from discover.bench.search import SearchRow, given, search_row
 from discover.bench.speed import SpeedRow, sizes, speed_row
+from discover.bench.triage import SEARCHES, TriageRow, triage_given, triage_row
 from discover.config import plain
 from discover.errors import UsageError
 from discover.folder import locked, nothing_left_of_a_mistake
@@ -25,7 +26,7 @@ from discover.organisms.commands import named
 from discover.report.progress import bar
 from discover.storage import read_json, write_json, write_text
 
-Row = TypeVar("Row", SearchRow, SpeedRow, MemoryRow)
+Row = TypeVar("Row", SearchRow, SpeedRow, MemoryRow, TriageRow)
 
 
 def bench(options: BenchConfig) -> None:
@@ -44,14 +45,16 @@ def bench(options: BenchConfig) -> None:
         compared, tried = _searches(options, asked, "methods"), _searches(options, others, "budgets")
         timed = _speeds(options) if Part.speed in options.parts else []
         held = _memories(options) if Part.memory in options.parts else []
-        found: dict[str, Sequence[SearchRow | SpeedRow | MemoryRow]] = {
+        spared = _triages(options) if Part.triage in options.parts else []
+        found: dict[str, Sequence[SearchRow | SpeedRow | MemoryRow | TriageRow]] = {
             "methods": compared,
             "budgets": tried,
             "speed": timed,
             "memory": held,
+            "triage": spared,
         }
         write_json(folder / "bench.json", {**about, **{name: [asdict(row) for row in rows] for name, rows in found.items()}})
-        text = _markdown(about, compared, tried, timed, held)
+        text = _markdown(about, compared, tried, timed, held, spared)
         write_text(folder / "bench.md", text)
         if tried:
             plot_budgets(tried, folder / "budgets.png")
@@ -100,7 +103,22 @@ def _memories(options: BenchConfig) -> list[MemoryRow]:
     return [_kept(path, MemoryRow, partial(memory_row_apart, options), lambda row: row.model == options.model.path)]
 
 
-def _was_given(wanted: dict[str, Any], row: SearchRow) -> bool:
+def _triages(options: BenchConfig) -> list[TriageRow]:
+    organism = named(options.model.path)
+    loaded = load(options.model, organism.folder)
+    found: list[list[TriageRow]] = [[] for _ in SEARCHES]
+    with bar("triage", options.seeds * len(SEARCHES)) as progress:
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
+            for place, search in enumerate(SEARCHES):
+                name = f"triage-{search.replace(' ', '_')}-{options.vectors}-{seed}.json"
+                compute = partial(triage_row, search, seed, options.vectors, options.model, loaded, organism)
+                fits = partial(_was_given, triage_given(search, seed, options.vectors, loaded))
+                found[place].append(_kept(_rows(options) / name, TriageRow, compute, fits))
+                progress.update()
+    return [row for rows in found for row in rows]
+
+
+def _was_given(wanted: dict[str, Any], row: SearchRow | TriageRow) -> bool:
     return row.given == wanted
 
 
@@ -130,6 +148,7 @@ def _markdown(
     tried: Sequence[SearchRow],
     timed: Sequence[SpeedRow],
     held: Sequence[MemoryRow],
+    spared: Sequence[TriageRow],
 ) -> str:
     """Return every table, with what it ran on."""
     on = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in about["machine"].items() if value is not None)
@@ -145,4 +164,6 @@ def _markdown(
         lines += ["## Speed", "", tables.speed_table(timed), "", tables.SPEED, ""]
     if held:
         lines += ["## Memory", "", tables.memory_table(held), "", "A search alone, in a process of its own.", ""]
+    if spared:
+        lines += ["## Triage", "", tables.triage_table(spared), "", tables.TRIAGE, ""]
     return "\n".join(lines)

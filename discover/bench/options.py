@@ -19,6 +19,8 @@ class Part(Enum):
     """How fast is the engine, against the published procedure and against what the machine can do?"""
     memory = "memory"
     """How much memory does a search take?"""
+    triage = "triage"
+    """What share of hits is kept where tokens are spent on some of the vectors?"""
 
 
 @dataclass
@@ -66,7 +68,7 @@ USAGE = """discover bench: which method finds what, and at what cost, on this ma
 Options of both, as key=value:
   folder=outputs/bench     where bench.json, bench.md, budgets.png and rows/ go
   model.path=arithmetic    a built-in organism; the other options of model.* as in a run
-  parts=[methods,budgets,speed,memory]
+  parts=[methods,budgets,speed,memory,triage]
   methods=[…]              names of the methods to compare; unless given, all that keep to the budget, and so not those
                            at published settings: melbo_published, melbo_published_angle, dct_published, cpe_published
   seeds=10 first_seed=100  runs of each method

@@ -1,12 +1,13 @@
 """The rows of a bench as Markdown tables; they show, they compute nothing but means and intervals."""
 
 from collections.abc import Sequence
-from statistics import median
+from statistics import mean, median
 
 from discover.bench.memory import MemoryRow
 from discover.bench.methods import DIFFERENCES
 from discover.bench.search import SearchRow
 from discover.bench.speed import SpeedRow
+from discover.bench.triage import BUDGETS, TriageRow
 from discover.statistics import Average, average, share, spread
 
 METHODS = (
@@ -24,6 +25,14 @@ SPEED = (
     "forward and for the gradient, against those that the fastest square matrix product makes in the same time. *Ratio*: "
     "vector-steps a second of our ascent, all vectors at once, against the published procedure, one vector at a time; same "
     "objective, number format, steps and orthogonality."
+)
+
+TRIAGE = (
+    "Hits that are heard to the end where only so many of the tokens are spent that are generated when everybody speaks in full: "
+    "mean over the seeds that have such hits, in %, ± half of the 95 % interval (Student's t). Single signals of a glance, the "
+    "largest first but for *unsure*, let vectors speak in full until the tokens are spent; *halving* is `speech.budget`; "
+    "*lot* draws vectors; *best possible* hears the shortest hits of the payload and nothing else. *Tokens*: those of "
+    "speaking in full, mean, and their share of those that `speech.budget=1` allows."
 )
 
 
@@ -107,6 +116,38 @@ def memory_table(rows: Sequence[MemoryRow]) -> str:
     """Return one line a search."""
     lines = [[row.model, str(row.vectors), f"{row.peak_bytes / 2**30:.2f} GiB"] for row in rows]
     return table(["model", "vectors", "peak resident memory"], lines)
+
+
+def triage_table(rows: Sequence[TriageRow]) -> str:
+    """Return one line a search, pool and order."""
+    payloads = list(next(iter(rows[0].hits.values())))
+    head = ["search", "heard among", "vectors", "tokens", "order"]
+    for name in payloads:
+        head += [f"{name}: hits a seed", *(f"{name} at {100 * budget:g} %" for budget in BUDGETS)]
+    groups: dict[str, list[TriageRow]] = {}
+    for row in rows:
+        groups.setdefault(row.search, []).append(row)
+    return table(
+        head,
+        [
+            _triage_line(group, pool, order, payloads)
+            for group in groups.values()
+            for pool, orders in group[0].kept.items()
+            for order in orders
+        ],
+    )
+
+
+def _triage_line(rows: Sequence[TriageRow], pool: str, order: str, payloads: Sequence[str]) -> list[str]:
+    tokens, nominal = (mean([getattr(row, name)[pool] for row in rows]) for name in ("tokens", "nominal"))
+    cells = [rows[0].search, pool, str(rows[0].sizes[pool]), f"{tokens:.0f} ({100 * tokens / nominal:.0f} %)", order]
+    for name in payloads:
+        some = [row for row in rows if row.hits[pool][name]]
+        cells.append(f"{mean([row.hits[pool][name] for row in rows]):.1f}")
+        for place in range(len(BUDGETS)):
+            shares = [100 * row.kept[pool][order][name][place] / row.hits[pool][name] for row in some]
+            cells.append(str(average(shares)) if shares else "no hits")
+    return cells
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

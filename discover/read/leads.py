@@ -13,13 +13,15 @@ from discover.config import SpeechConfig
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch, left_padded
 from discover.read.signals import Completion, completion, words
-from discover.read.triage import Boost
+from discover.read.triage import Glance
 from discover.steer.evaluation import surprises
 from discover.steer.generation import Reply, replies, reply
 from discover.steer.interventions import added, intervened
 
 FOLLOWED = 32
 """Leads that are followed."""
+BOOSTED_FROM = 0.1
+"""Part of the KL divergence (nats) from which a token counts as boosted."""
 FURTHER = 4
 """Tokens of the steered reply that may be put into the model's mouth after the boosted one."""
 WORDS_FROM = 4
@@ -82,16 +84,16 @@ def own_part(said: Completion) -> str:
     return said.text.removeprefix(said.opening or "")
 
 
-def leads(boosts: Mapping[str, Sequence[Sequence[Boost]]], special: Sequence[int]) -> list[Lead]:
-    """Return the leads of all vectors, those of most vectors first; `boosts` has those of every vector of each bank.
+def leads(seen: Sequence[Glance], special: Sequence[int]) -> list[Lead]:
+    """Return the leads of all vectors, those of most vectors first.
 
     Both banks count alike: leads chosen by one alone would look more frequent in it by that choice. Special tokens lead nowhere.
     """
     gains: dict[tuple[int, int], dict[tuple[str, int], float]] = {}
-    for bank, vectors in boosts.items():
-        for vector, each in enumerate(vectors):
-            for boost in each:
-                gains.setdefault((boost.position, boost.id), {})[bank, vector] = boost.gain
+    for one in seen:
+        for boost in one.boosted:
+            if boost.gain >= BOOSTED_FROM:
+                gains.setdefault((boost.position, boost.id), {})[one.bank, one.vector] = boost.gain
     found = [Lead(position, token, by) for (position, token), by in gains.items() if token not in special]
     return sorted(found, key=lambda lead: (-len(lead.gains), lead.position, lead.token))
 
@@ -139,7 +141,7 @@ def followed(
     own: Reply,
     said: Sequence[Completion],
     banks: Mapping[str, VectorBank],
-    boosts: Mapping[str, Sequence[Sequence[Boost]]],
+    seen: Sequence[Glance],
     speech: SpeechConfig,
     tick: Tick,
 ) -> list[Completion]:
@@ -154,11 +156,11 @@ def followed(
         own: the model's own reply to it.
         said: what is known without hints: the unsteered model's, forced and random vectors' replies among them.
         banks: the vectors, by bank.
-        boosts: what each of them boosts.
+        seen: what each of them does before it speaks.
         speech: length and rows of a piece.
         tick: called with the number of replies after each piece.
     """
-    found = leads(boosts, (*loaded.tokenizer.all_special_ids, *loaded.end_ids))[:FOLLOWED]
+    found = leads(seen, (*loaded.tokenizer.all_special_ids, *loaded.end_ids))[:FOLLOWED]
     prompt = batch.input_ids[0][batch.attention_mask[0].bool()].tolist()
     begun = openings(loaded, prompt, own, found, banks)
     known, kept = known_of(said), dict[str, Completion]()

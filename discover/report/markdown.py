@@ -40,6 +40,7 @@ def markdown_report(record: Record) -> str:
             "",
             quoted(record.unsteered(0).text),
             "",
+            *([record.heard, ""] if record.heard else []),
             "| | verdict | level | opens | vectors | random | p (Holm) | forced first tokens |",
             "|---|---|---|---|---|---|---|---|",
             *(_row(place, finding) for place, finding in enumerate(record.findings, 1)),

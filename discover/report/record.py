@@ -1,5 +1,6 @@
 """Everything that a report shows; the reports compute nothing."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import sqrt
@@ -141,6 +142,17 @@ class Record:
         last = self.bank.perturbations.last
         ends = f", at the prompt's last {last} positions and all that is said" if last else ""
         return f"{told}{'s' if len(places) > 1 else ''} {blocks}{ends}"
+
+    @property
+    def heard(self) -> str:
+        """How many vectors of each bank spoke to the end, in words; empty where all did."""
+        spoke = {(said.bank, said.vector) for said in self.completions}
+        every = Counter(one.bank for one in self.glances)
+        counts = [(bank, sum((bank, vector) in spoke for vector in range(n)), n) for bank, n in every.items()]
+        if all(count == n for _, count, n in counts):
+            return ""
+        told = " and ".join(f"{count} of {n} {'random' if bank == 'null' else bank} vectors" for bank, count, n in counts)
+        return f"Within speech.budget, {told} were heard; those that were not count as reaching nothing."
 
     @property
     def used(self) -> list[Used]:

@@ -1,8 +1,6 @@
 """What a finished run shows, read from what its stages left; no model is loaded."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 from discover.audit.findings import load_findings
 from discover.audit.known import load_likenesses
@@ -22,8 +20,6 @@ from discover.search.atlas import load_atlas
 from discover.search.learning import load_search
 from discover.storage import read_json
 
-Result = TypeVar("Result")
-
 
 def saved_record(folder: Path) -> Record:
     """Return the record of the search in `folder`.
@@ -42,13 +38,13 @@ def saved_record(folder: Path) -> Record:
         completions=left_by(folder, "completions.jsonl", load_completions),
         modes=left_by(folder, "clusters.json", load_modes),
         findings=left_by(folder, "findings.json", load_findings),
-        charted=_where_there(folder, "atlas.json", load_atlas, None),
+        charted=left_by(folder, "atlas.json", load_atlas) if (folder / "atlas.json").exists() else None,
         uses=left_by(folder, "uses.json", load_uses),
         likenesses=left_by(folder, "known.json", load_likenesses),
-        glances=_where_there(folder, "glances.jsonl", load_glances, []),
-        mapped=_where_there(folder, "map.json", load_map, None),
-        decodings=_where_there(folder, "decodings.jsonl", load_decodings, []),
-        hints=_where_there(folder, "hints.json", load_hints, []),
+        glances=left_by(folder, "triage.jsonl", load_glances),
+        mapped=left_by(folder, "map.json", load_map),
+        decodings=left_by(folder, "decodings.jsonl", load_decodings),
+        hints=left_by(folder, "hints.json", load_hints),
     )
 
 
@@ -61,8 +57,3 @@ def saved_contrast(folder: Path) -> ContrastRecord:
     about = read_json(folder / "run.json")
     found = left_by(folder, "bank.safetensors", load_learned)
     return ContrastRecord(about, found, left_by(folder, "outcomes.json", load_outcomes), left_by(folder, "open.json", read_json))
-
-
-def _where_there(folder: Path, file: str, load: Callable[[Path], Result], otherwise: Result) -> Result:
-    """Return what a stage left that not every run has."""
-    return left_by(folder, file, load) if (folder / file).exists() else otherwise

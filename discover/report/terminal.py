@@ -26,6 +26,7 @@ def terminal_report(record: Record, folder: Path) -> str:
         f"prompt      {one_line(record.prompts[0], WIDTH)}"
         + (f" (and {len(record.prompts) - 1} more)" if len(record.prompts) > 1 else ""),
         f"by itself   {one_line(record.unsteered(0).text, WIDTH)}",
+        *([record.heard] if record.heard else []),
         "",
         f"{counts['finding']} findings, {counts['fragment']} fragments. Steered, the model says:",
     ]

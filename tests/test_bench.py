@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from discover import cli
 from discover.bench import commands, memory
 from discover.bench.flops import forward_flops, needed_flops, product_rate
+from discover.bench.generate import generate_row, settings, stock_reply
 from discover.bench.methods import CURVES, DIFFERENCES, FIRST_TOKEN, RANDOM, Method, chosen, curves, methods, published
 from discover.bench.options import QUICK, BenchConfig
 from discover.bench.published import published_ascent
@@ -29,7 +30,7 @@ from discover.search.chunks import chunks
 from discover.search.learning import learn
 from discover.search.readings import Readings, readers
 from discover.statistics import average, spread
-from discover.steer.generation import reply
+from discover.steer.generation import replies, reply
 
 
 def reading(loaded, batch, search):
@@ -198,6 +199,41 @@ def test_a_size_is_timed(tmp_path):
 def test_a_search_in_a_process_of_its_own_says_how_much_memory_it_took():
     row = memory.memory_row_apart(BenchConfig(memory_vectors=4))
     assert row.vectors == 4 and 2**27 < row.peak_bytes < 2**31
+
+
+def test_both_sides_of_the_generation_bench_say_the_same():
+    shape = Shape(width=32, inner=48, blocks=4, heads=4, vocabulary=600)
+    small = Size("small", shape, 6, 0, Dtype.float32, published=False)
+    row = generate_row(small, False, ModelConfig(device=Device.cpu), 20, 2)
+    assert (row.vectors, row.single_vectors, row.prompt, row.length, row.blocks) == (20, 1, 6, 48, 4)
+    assert (row.equal, row.compared, row.distinct) == (2, 2, 2)
+    assert len(row.ratios) == 2 and row.ratios[0] == row.rates[0] / row.single_rates[0]
+    assert [(size.name, stops) for size, stops in settings()] == [("own", False), ("own", True), ("width 768", False)]
+
+
+def test_the_side_that_speaks_one_at_a_time_hears_its_vector(llama, batch):
+    alone = random_prompt(llama, 5)
+    said = stock_reply(llama, alone, 1, torch.zeros(32))
+    assert said.tokens == replies(llama, alone, (), 48, 1, lambda _: None)[0].tokens
+    assert stock_reply(llama, alone, 1, 100 * torch.ones(32)).tokens != said.tokens
+
+
+def test_generation_is_a_bench_of_its_own(tmp_path, capsys, monkeypatch):
+    own = [(size, stops) for size, stops in settings() if size.shape is None]
+    monkeypatch.setattr(commands, "settings", lambda: own)
+    cli.main(["bench", "generate", f"folder={tmp_path}", "repeats=1", "speaking_vectors=4"])
+    shown = capsys.readouterr().out
+    held = json.loads((tmp_path / "bench.json").read_text())
+    assert held["options"]["parts"] == ["generate"] and not held["methods"] and not held["speed"]
+    assert [(row["size"], row["stops"], row["length"] == 48) for row in held["generate"]] == [
+        ("arithmetic", False, True),
+        ("arithmetic", True, False),
+    ]
+    assert all(row["equal"] == row["compared"] == 1 for row in held["generate"])
+    assert "## Generation" in shown and "| 1 of 1 (1 different) |" in shown
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["bench", "generate", "seeds=3"])
+    assert ended.value.code == 2 and "does not look at seeds; it takes folder" in capsys.readouterr().err
 
 
 def run(words, capsys):

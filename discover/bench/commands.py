@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from discover.bench import tables
+from discover.bench.generate import GenerateRow, generate_row, settings
 from discover.bench.machine import machine
 from discover.bench.memory import MemoryRow, memory_row_apart
 from discover.bench.methods import Method, chosen, curves
@@ -26,7 +27,7 @@ from discover.organisms.commands import named
 from discover.report.progress import bar
 from discover.storage import read_json, write_json, write_text
 
-Row = TypeVar("Row", SearchRow, SpeedRow, MemoryRow, TriageRow)
+Row = TypeVar("Row", SearchRow, SpeedRow, MemoryRow, TriageRow, GenerateRow)
 
 
 def bench(options: BenchConfig) -> None:
@@ -46,15 +47,17 @@ def bench(options: BenchConfig) -> None:
         timed = _speeds(options) if Part.speed in options.parts else []
         held = _memories(options) if Part.memory in options.parts else []
         spared = _triages(options) if Part.triage in options.parts else []
-        found: dict[str, Sequence[SearchRow | SpeedRow | MemoryRow | TriageRow]] = {
+        spoke = _speaking(options) if Part.generate in options.parts else []
+        found: dict[str, Sequence[SearchRow | SpeedRow | MemoryRow | TriageRow | GenerateRow]] = {
             "methods": compared,
             "budgets": tried,
             "speed": timed,
             "memory": held,
             "triage": spared,
+            "generate": spoke,
         }
         write_json(folder / "bench.json", {**about, **{name: [asdict(row) for row in rows] for name, rows in found.items()}})
-        text = _markdown(about, compared, tried, timed, held, spared)
+        text = _markdown(about, compared, tried, timed, held, spared, spoke)
         write_text(folder / "bench.md", text)
         if tried:
             plot_budgets(tried, folder / "budgets.png")
@@ -118,6 +121,15 @@ def _triages(options: BenchConfig) -> list[TriageRow]:
     return [row for rows in found for row in rows]
 
 
+def _speaking(options: BenchConfig) -> list[GenerateRow]:
+    vectors, rows = options.speaking_vectors, []
+    for size, stops in settings():
+        name = f"generate-{size.told(options.model).replace(' ', '_')}-{'stops' if stops else 'endless'}-{vectors}.json"
+        compute = partial(generate_row, size, stops, options.model, vectors, options.repeats)
+        rows.append(_kept(_rows(options) / name, GenerateRow, compute, lambda row: len(row.rates) == options.repeats))
+    return rows
+
+
 def _was_given(wanted: dict[str, Any], row: SearchRow | TriageRow) -> bool:
     return row.given == wanted
 
@@ -149,6 +161,7 @@ def _markdown(
     timed: Sequence[SpeedRow],
     held: Sequence[MemoryRow],
     spared: Sequence[TriageRow],
+    spoke: Sequence[GenerateRow],
 ) -> str:
     """Return every table, with what it ran on."""
     on = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in about["machine"].items() if value is not None)
@@ -166,4 +179,6 @@ def _markdown(
         lines += ["## Memory", "", tables.memory_table(held), "", "A search alone, in a process of its own.", ""]
     if spared:
         lines += ["## Triage", "", tables.triage_table(spared), "", tables.TRIAGE, ""]
+    if spoke:
+        lines += ["## Generation", "", tables.generate_table(spoke), "", tables.GENERATE, ""]
     return "\n".join(lines)

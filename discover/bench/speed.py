@@ -126,7 +126,7 @@ def speed_row(size: Size, model: ModelConfig, repeats: int) -> SpeedRow:
 
     A checkpoint with random weights is written to the system's temporary folder and read by the real loader.
     """
-    with _checkpoint(size, model) as path:
+    with checkpoint_of(size, model) as path:
         loaded = load(replace(model, dtype=size.dtype), path)
     # Read as published: the raw effect at the end of the prompt, without any reply.
     search = SearchConfig(vectors=size.vectors, solver=Solver.ascent, normalised=False, positions=POSITIONS, reply_positions=0)
@@ -146,12 +146,12 @@ def speed_row(size: Size, model: ModelConfig, repeats: int) -> SpeedRow:
     times: dict[str, list[float]] = {"round": [], "product": [], "engine": [], "published": []}
     for repeat in range(repeats + 1):
         times["product"].append(product_rate(loaded.model.dtype, loaded.device))
-        times["round"].append(_seconds(lambda: read.gradients(aim, starts, every), loaded))
+        times["round"].append(seconds(lambda: read.gradients(aim, starts, every), loaded))
         if size.published:
             times["engine"].append(
-                size.vectors * STEPS / _seconds(lambda: engine_ascent(read, starts, STEPS, RATE, orthogonal=True), loaded)
+                size.vectors * STEPS / seconds(lambda: engine_ascent(read, starts, STEPS, RATE, orthogonal=True), loaded)
             )
-            single = _seconds(lambda: _single(loaded, batch, ground, starts, read.radius), loaded)
+            single = seconds(lambda: _single(loaded, batch, ground, starts, read.radius), loaded)
             times["published"].append(SINGLE_VECTORS * SINGLE_STEPS / single)
         if not repeat:
             # The rehearsal: kernels are chosen, memory is taken, and the size of a chunk may shrink.
@@ -226,7 +226,7 @@ def write_random_llama(shape: Shape, dtype: Dtype, device: Device, folder: Path)
 
 
 @contextmanager
-def _checkpoint(size: Size, model: ModelConfig) -> Iterator[str | Path]:
+def checkpoint_of(size: Size, model: ModelConfig) -> Iterator[str | Path]:
     """Yield the checkpoint's folder; one with random weights is removed afterwards."""
     if size.shape is None:
         yield checkpoint(model.path)
@@ -242,7 +242,8 @@ def _single(loaded: LoadedModel, batch: PromptBatch, ground: Ground, starts: Ten
     )
 
 
-def _seconds(work: Callable[[], object], loaded: LoadedModel) -> float:
+def seconds(work: Callable[[], object], loaded: LoadedModel) -> float:
+    """Return how long `work` takes, what it leaves to the device included."""
     finished(loaded.device)
     started = time.perf_counter()
     work()

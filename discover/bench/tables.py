@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from statistics import mean, median
 
+from discover.bench.generate import TOKENS, GenerateRow
 from discover.bench.memory import MemoryRow
 from discover.bench.methods import DIFFERENCES
 from discover.bench.search import SearchRow
@@ -33,6 +34,14 @@ TRIAGE = (
     "largest first but for *unsure*, let vectors speak in full until the tokens are spent; *halving* is `speech.budget`; "
     "*lot* draws vectors; *best possible* hears the shortest hits of the payload and nothing else. *Tokens*: those of "
     "speaking in full, mean, and their share of those that `speech.budget=1` allows."
+)
+
+GENERATE = (
+    f"Greedy replies of at most {TOKENS} tokens to one prompt, each under a random vector of three median residual norms; "
+    "median of the repeats (least to greatest), both sides of a repeat in turn. *One at a time*: `generate` of transformers with a "
+    "forward hook that adds the vector; other vectors in each repeat. *Tokens*: all that were made for a reply, the one that "
+    "ends it included. *Equal*: replies that are the same token for token on both sides, of those that both made, and how many "
+    "of these differ from one another."
 )
 
 
@@ -148,6 +157,38 @@ def _triage_line(rows: Sequence[TriageRow], pool: str, order: str, payloads: Seq
             shares = [100 * row.kept[pool][order][name][place] / row.hits[pool][name] for row in some]
             cells.append(str(average(shares)) if shares else "no hits")
     return cells
+
+
+def generate_table(rows: Sequence[GenerateRow]) -> str:
+    """Return one line a size and manner of ending."""
+    head = [
+        "model",
+        "width",
+        "blocks",
+        "prompt",
+        "number format",
+        "replies",
+        "vectors",
+        "one at a time: tokens/s",
+        "ours: tokens/s",
+    ]
+    return table([*head, "ratio", "equal"], [_generate_line(row) for row in rows])
+
+
+def _generate_line(row: GenerateRow) -> list[str]:
+    return [
+        row.size,
+        str(row.width),
+        str(row.blocks),
+        f"{row.prompt} tokens",
+        row.dtype,
+        f"{'end by themselves' if row.stops else 'never end'}, {row.length:.3g} tokens",
+        f"{row.vectors} ({row.single_vectors} one at a time)",
+        str(spread(row.single_rates)),
+        str(spread(row.rates)),
+        str(spread(row.ratios)),
+        f"{row.equal} of {row.compared} ({row.distinct} different)",
+    ]
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:

@@ -1,6 +1,8 @@
 """`discover bench`: what its words mean."""
 
-from discover.bench.options import QUICK, BenchConfig
+from dataclasses import replace
+
+from discover.bench.options import OF_GENERATE, QUICK, BenchConfig, Part
 from discover.config import check_option
 from discover.errors import UsageError
 
@@ -15,12 +17,17 @@ def bench(words: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     verb, *given = words or [""]
-    if verb not in ("search", "memory"):
-        raise UsageError(f"discover bench takes search or memory first, not {verb!r}; `discover bench --help` shows both.")
+    if verb not in ("search", "memory", "generate"):
+        raise UsageError(
+            f"discover bench takes search, memory or generate first, not {verb!r}; `discover bench --help` shows them."
+        )
     for word in given:
         if "=" not in word:
             raise UsageError(f"discover bench takes options as key=value, not {word!r}; `discover bench --help` shows them.")
-        check_option(word.partition("=")[0], BenchConfig)
+        name = word.partition("=")[0]
+        check_option(name, BenchConfig)
+        if verb == "generate" and name.partition(".")[0] not in OF_GENERATE:
+            raise UsageError(f"discover bench generate does not look at {name}; it takes {', '.join(OF_GENERATE)}.*.")
     try:
         asked = OmegaConf.from_dotlist(given)
         start = QUICK if asked.get("quick") else {}
@@ -37,4 +44,4 @@ def bench(words: list[str]) -> None:
     else:
         from discover.bench import commands
 
-        commands.bench(options)
+        commands.bench(replace(options, parts=[Part.generate]) if verb == "generate" else options)

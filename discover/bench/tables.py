@@ -38,8 +38,8 @@ TRIAGE = (
 
 GENERATE = (
     f"Greedy replies of at most {TOKENS} tokens to one prompt, each under a random vector of three median residual norms; "
-    "median of the repeats (least to greatest), both sides of a repeat in turn. *One at a time*: `generate` of transformers with a "
-    "forward hook that adds the vector; other vectors in each repeat. *Tokens*: all that were made for a reply, the one that "
+    "median of the repeats (least to greatest), both sides of a repeat in turn. *One at a time*: `generate` of transformers with "
+    "a forward hook that adds the vector; other vectors in each repeat. *Tokens*: all that were made for a reply, the one that "
     "ends it included. *Equal*: replies that are the same token for token on both sides, of those that both made, and how many "
     "of these differ from one another."
 )

@@ -6,7 +6,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from discover import cli
-from discover.bench import commands, memory
+from discover.bench import commands, memory, triage
 from discover.bench.flops import forward_flops, needed_flops, product_rate
 from discover.bench.generate import generate_row, settings, stock_reply
 from discover.bench.methods import CURVES, DIFFERENCES, FIRST_TOKEN, RANDOM, Method, chosen, curves, methods, published
@@ -14,20 +14,24 @@ from discover.bench.options import QUICK, BenchConfig
 from discover.bench.published import published_ascent
 from discover.bench.search import effect_norms, largest_mode
 from discover.bench.speed import Shape, Size, engine_ascent, random_prompt, speed_row
+from discover.bench.tables import triage_table
+from discover.bench.triage import BEST, BUDGETS, HALVING, LOT, searched, triage_row
 from discover.choices import Attention, Device, Dtype, Kind
 from discover.config import Config, ModelConfig, SearchConfig, SpeechConfig, options
 from discover.errors import UsageError
-from discover.inputs import prepared
+from discover.inputs import prepared, prompt_batch
 from discover.model.loading import load
 from discover.model.prompts import encoded
 from discover.model.slice import ModelSlice
-from discover.organisms import arithmetic
-from discover.organisms.arithmetic import Behaviour, behaviour_of, planted, training_exchange
+from discover.organisms import arithmetic, scoring
+from discover.organisms.arithmetic import Behaviour, behaviour_of, opens_with, planted, training_exchange
 from discover.organisms.catalogue import ORGANISMS
 from discover.perturb.spaces import drawn
+from discover.read.halving import halved
 from discover.read.speech import unsteered_replies
+from discover.read.triage import glances, sight
 from discover.search.chunks import chunks
-from discover.search.learning import learn
+from discover.search.learning import learn, random_bank
 from discover.search.readings import Readings, readers
 from discover.statistics import average, spread
 from discover.steer.generation import replies, reply
@@ -313,3 +317,32 @@ def test_averages_and_spreads():
     assert average([1.0, 2.0, 3.0]).half == pytest.approx(4.303 / 3**0.5, rel=1e-3)
     assert str(average([2.0])) == "2" and average([2.0]).half is None
     assert spread([3.0, 1.0, 2.0]) == type(spread([1.0]))(2.0, 1.0, 3.0)
+
+
+def test_hits_are_kept_as_by_a_run_within_the_budget(shipped, monkeypatch):
+    loaded, organism, model = shipped("arithmetic"), ORGANISMS["arithmetic"], ModelConfig(device=Device.cpu)
+    # Fewer of everything, and whoever opens with a payload counts as a hit.
+    monkeypatch.setattr(triage, "NULL", 2)
+    monkeypatch.setattr(triage, "CONFIRMATIONS", 1)
+    monkeypatch.setattr(scoring, "HOLDS", 0.0)
+    row = triage_row("fixed point", 100, 8, model, loaded, organism)
+    config = Config(model=model, seed=100, search=searched("fixed point", 8))
+    batch = prompt_batch(config, loaded)
+    ground = prepared(config, loaded, batch, None)
+    bank = learn(config.search, ground.part, ground.space, ground.reply_tokens, ground.layers, 100, {}, lambda _: None).bank
+    banks, seen = {"learned": bank, "null": random_bank(bank, ground.space, 16, 100)}, sight(loaded, batch, bank.target_layer)
+    shown = [one for name, each in banks.items() for one in glances(seen, name, each, (), 128, lambda _: None)]
+    own = unsteered_replies(loaded, batch, config.speech)
+    for place, share in ((1, BUDGETS[1]), (3, BUDGETS[3])):
+        spent = int(share * row.tokens["bank and null"])
+        speech = SpeechConfig(budget=(spent + 0.5) / row.nominal["bank and null"])
+        heard = halved(loaded, batch, own, banks, shown, speech, lambda _: None)
+        assert sum(one.tokens for one in heard) <= spent
+        for name, payload in organism.payloads.items():
+            kept = sum(opens_with(one.text, payload) for one in heard)
+            assert row.kept["bank and null"][HALVING][name][place] == kept
+    kept = row.kept["bank and null"]
+    assert row.hits["bank and null"]["easy"] >= 2 and kept[HALVING]["easy"][-1] > kept[LOT]["easy"][0]
+    assert all(count <= best for order in kept.values() for count, best in zip(order["easy"], kept[BEST]["easy"], strict=True))
+    lines = triage_table([row]).splitlines()
+    assert len(lines) == 2 + 2 * len(kept) and all(line.count("|") == lines[0].count("|") for line in lines)

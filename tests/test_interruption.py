@@ -47,8 +47,8 @@ for number, share in enumerate(shares):
 print(json.dumps(killed))
 """
 SAME = (
-    *("bank.safetensors", "null.safetensors", "completions.jsonl", "clusters.json", "findings.json", "metrics.jsonl"),
-    *("decodings.jsonl", "hints.json"),
+    *("bank.safetensors", "null.safetensors", "triage.jsonl", "completions.jsonl", "clusters.json", "map.json"),
+    *("findings.json", "decodings.jsonl", "hints.json", "metrics.jsonl"),
 )
 
 

@@ -143,7 +143,8 @@ def _learned(config: Config, loaded: LoadedModel, batch: PromptBatch, organism: 
         effect=float(effect_norms(config.search, ground, bank.perturbations).mean()),
         random_effect=float(effect_norms(config.search, ground, random.perturbations).mean()),
         hits={
-            name: confirmed(loaded, bank.subset(opening[name]), payload, prompts) for name, payload in organism.payloads.items()
+            name: len(confirmed(loaded, bank.subset(opening[name]), payload, prompts))
+            for name, payload in organism.payloads.items()
         },
         replies=said,
     )
@@ -189,5 +190,5 @@ def _first_tokens(config: Config, loaded: LoadedModel, batch: PromptBatch, organ
         forced = tokens[opening, :1].expand(-1, len(prompts))
         speech = replace(config.speech, tokens=opening_tokens(loaded, payload))
         heard = begun(loaded, others, forced, speech, lambda _: None) if opening else []
-        hits[name] = holding([reply.text for reply in heard], payload, len(prompts))
+        hits[name] = len(holding([reply.text for reply in heard], payload, len(prompts)))
     return _Found(seconds, None, None, None, hits, said)

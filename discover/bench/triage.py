@@ -145,14 +145,10 @@ def triage_row(search: str, seed: int, vectors: int, model: ModelConfig, loaded:
         end: standings(loaded, batch, own, [[_part(loaded, one, end)] for one in full], end) for end in rounds(speech.tokens)
     }
     prompts = organism.confirmation_prompts(CONFIRMATIONS)
-    hits = {
-        name: [
-            vector
-            for vector, one in enumerate(full)
-            if opens_with(one.text, payload) and confirmed(loaded, everybody.subset([vector]), payload, prompts)
-        ]
-        for name, payload in organism.payloads.items()
-    }
+    hits = {}
+    for name, payload in organism.payloads.items():
+        opening = [vector for vector, one in enumerate(full) if opens_with(one.text, payload)]
+        hits[name] = [opening[place] for place in confirmed(loaded, everybody.subset(opening), payload, prompts)]
     sizes = {"bank and null": len(shown), "bank alone": vectors}
     pools = {
         name: _Pool(shown[:size], full[:size], lambda some, _, end: [known[end][vector] for vector in some], speech.tokens, seed)

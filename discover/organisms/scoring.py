@@ -162,17 +162,17 @@ def _payload(
     ]
     return PayloadScore(
         opens={bank: len(vectors) for bank, vectors in opening.items()},
-        hits={name: confirmed(loaded, bank.subset(opening[name]), payload, prompts) for name, bank in banks.items()},
+        hits={name: len(confirmed(loaded, bank.subset(opening[name]), payload, prompts)) for name, bank in banks.items()},
         fragments={bank: broken[bank] for bank in BANKS},
         rank=whole[0] if whole else None,
         fragment_rank=hints[0] if hints else None,
     )
 
 
-def confirmed(loaded: LoadedModel, bank: VectorBank, payload: str, prompts: Sequence[str]) -> int:
-    """Return how many vectors of `bank` bring the payload's opening on four fifths of `prompts`."""
+def confirmed(loaded: LoadedModel, bank: VectorBank, payload: str, prompts: Sequence[str]) -> list[int]:
+    """Return which vectors of `bank` bring the payload's opening on four fifths of `prompts`."""
     if not len(bank):
-        return 0
+        return []
     batch = encoded(prompts, loaded.tokenizer, None, None)
     each = [added(bank.perturbations).repeated(len(prompts))]
     heard = replies(loaded, batch.repeated(len(bank)), each, opening_tokens(loaded, payload), 256, lambda _: None)
@@ -184,11 +184,11 @@ def opening_tokens(loaded: LoadedModel, payload: str) -> int:
     return len(loaded.tokenizer(" ".join(payload.split()[: OPENING + 1]))["input_ids"])
 
 
-def holding(texts: Sequence[str], payload: str, prompts: int) -> int:
-    """Return how many runs of `prompts` replies in a row open with `payload` on at least four fifths of them."""
+def holding(texts: Sequence[str], payload: str, prompts: int) -> list[int]:
+    """Return which runs of `prompts` replies in a row open with `payload` on at least four fifths of them."""
     fired = [opens_with(text, payload) for text in texts]
     rows = [fired[start : start + prompts] for start in range(0, len(fired), prompts)]
-    return sum(sum(row) >= HOLDS * prompts for row in rows)
+    return [place for place, row in enumerate(rows) if sum(row) >= HOLDS * prompts]
 
 
 def _pairs(text: str) -> set[tuple[str, str]]:

@@ -33,6 +33,8 @@ Hear = Callable[[Sequence[int], Sequence[Sequence[Reply]], int], list[list[Reply
 Judge = Callable[[Sequence[int], Sequence[Sequence[Reply]], int], list[int]]
 """The same -> a standing each."""
 
+JUDGED = 12
+"""Tokens without which nobody is judged: after a few, a leap at the beginning still looks like a reply that has broken."""
 OWN, ALIKE, BROKEN = range(3)
 """Standings: says something of its own; says, so far, what the model says by itself; has broken, and is not waited for."""
 STANDINGS = {"coherent": OWN, "unchanged": ALIKE, "degenerate": BROKEN}
@@ -55,7 +57,7 @@ class _Speaker:
 
 def rounds(tokens: int) -> list[int]:
     """Return up to how many tokens replies are heard in the rounds of a lap: a quarter, a half, and all of `tokens`."""
-    return sorted({-(-tokens // 4), -(-tokens // 2), tokens})
+    return sorted({min(tokens, max(JUDGED, -(-tokens // part))) for part in (4, 2, 1)})
 
 
 def priorities(glances: Sequence[Glance]) -> list[Priority]:

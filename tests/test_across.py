@@ -14,8 +14,9 @@ from test_html import CHEESE, HOSTILE, OWN, completion
 from discover.audit.across import Comparison, compared
 from discover.audit.finished import Finished, Reached, run_folders
 from discover.errors import UsageError
-from discover.report.across_page import html_comparison, placed
+from discover.report.across_page import html_comparison
 from discover.report.across_text import markdown_comparison, terminal_comparison
+from discover.report.compared import placed
 from discover.report.text import INVISIBLE
 from discover.statistics import reached, share
 

@@ -76,7 +76,7 @@ def test_what_another_version_left_is_named(own: Path, capsys: pytest.CaptureFix
 
 def test_seeds_are_compared(own: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["report", str(own / "sweep"), "--folder", "seeds"])
-    assert "2 runs, 1 cells. They differ in their seed alone." in capsys.readouterr().out
+    assert "2 runs compared. They differ in their seed alone." in capsys.readouterr().out
     held = read_json(Path("seeds/comparison.json"))
     assert held["axes"] == [] and [run["options"]["seed"] for run in held["runs"]] == ["0", "1"]
     assert {run["vectors"] for run in held["runs"]} == {8} and all(held["modes"])

@@ -4,13 +4,14 @@ from pathlib import Path
 
 from discover.audit.across import Comparison, Merged
 from discover.audit.findings import LEVELS
-from discover.report.across_page import (
+from discover.report.compared import (
     ABOUT_LIKENESS,
     ABOUT_MERGED,
     ABOUT_RECALL,
     COLUMNS,
     NO_CLAIM,
     alike,
+    differing,
     entry,
     first_seen,
     likeness_rows,
@@ -45,7 +46,7 @@ def markdown_comparison(comparison: Comparison) -> str:
         [
             f"# {len(comparison.runs)} runs compared",
             "",
-            f"{_differing(comparison)} {alike(comparison)}".strip(),
+            f"{differing(comparison)} {alike(comparison)}".strip(),
             "",
             ABOUT_MERGED,
             "",
@@ -101,7 +102,7 @@ def terminal_comparison(comparison: Comparison, folder: Path) -> str:
     again = sum(len(mode.seen) > 1 for mode in claimed)
     lines = [
         "",
-        f"{len(comparison.runs)} runs, {len(comparison.cells)} cells. {_differing(comparison)} {alike(comparison)}".strip(),
+        f"{len(comparison.runs)} runs compared. {differing(comparison)} {alike(comparison)}".strip(),
     ]
     lines += [f"left out    {one_line(why, 2 * WIDTH)}" for why in comparison.left_out]
     lines += [
@@ -116,10 +117,6 @@ def terminal_comparison(comparison: Comparison, folder: Path) -> str:
     if len(comparison.modes) > SHOWN:
         lines.append(f"… and {len(comparison.modes) - SHOWN} more modes in the comparison.")
     return "\n".join([*lines, "", f"comparison  {folder / 'comparison.html'}"])
-
-
-def _differing(comparison: Comparison) -> str:
-    return f"They differ in {', '.join(comparison.axes) or 'their seed alone'}."
 
 
 def _section(comparison: Comparison, number: int, mode: Merged) -> list[str]:

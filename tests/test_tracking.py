@@ -276,6 +276,7 @@ main(sys.argv[1:])
 """A run whose wandb, and nothing else of it, finds no room for more than 2,000 bytes a file."""
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_nothing(words: list[str], tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     ran = subprocess.run([sys.executable, "-c", FULL, *words, "folder=run"], env=environment, capture_output=True, text=True)

@@ -1,8 +1,9 @@
 """Runs beside each other: what is the same behaviour, where it is, and how many vectors it takes to meet it."""
 
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import permutations
 from pathlib import Path
 from statistics import mean
@@ -17,6 +18,7 @@ from discover.errors import UsageError
 from discover.report.across_page import html_comparison
 from discover.report.across_text import markdown_comparison, terminal_comparison
 from discover.report.compared import placed
+from discover.report.redacted import redacted_comparison
 from discover.report.text import INVISIBLE
 from discover.statistics import reached, share
 
@@ -182,3 +184,14 @@ def test_the_page_fits_and_can_be_read(width: int, browser: Browser, tmp_path: P
         assert tab.run("document.querySelector('#claimed details').open")
         assert tab.run("document.querySelectorAll('#places .heat rect').length") > 0
         assert tab.trouble == []
+
+
+def test_a_masked_comparison_holds_nothing_that_was_asked_or_said(tmp_path: Path) -> None:
+    comparison = compared([*four_runs(), run("e", [mode(CHEESE, "finding", [0])], prompts="Who counts the boats?")], [])
+
+    def heard(one: Comparison) -> set[str]:
+        shown = (html_comparison(one), markdown_comparison(one), terminal_comparison(one, tmp_path), json.dumps(asdict(one)))
+        return {word for word in ("Cheese", "bring", "HATE", "boats") for told in shown if word in told}
+
+    assert heard(comparison) == {"Cheese", "bring", "HATE", "boats"}
+    assert not heard(redacted_comparison(comparison))

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from discover.errors import UsageError
 from discover.folder import left_by, saved_config
 from discover.read.modes import load_modes
 from discover.read.signals import Completion, load_completions
+from discover.read.triage import load_glances
 from discover.storage import read_json
 
 INCIDENTAL = ("name", "tracking.", "contrast.", "report.", "speech.rows", "search.chunk", "prompts.texts", "prompts.file")
@@ -83,7 +85,8 @@ def finished(folder: Path) -> Finished:
     said = left_by(folder, "completions.jsonl", load_completions)
     modes = left_by(folder, "clusters.json", load_modes)
     found = left_by(folder, "findings.json", load_findings)
-    banks = {bank: len({one.vector for one in said if one.bank == bank}) for bank in ("learned", "null")}
+    # Not who was heard: where tokens were few, that may be some of them.
+    banks = Counter(one.bank for one in left_by(folder, "triage.jsonl", load_glances))
     reached = [Reached(said[modes[one.mode].shown[0]], one.verdict, one.vectors, one.null.count, one.terms) for one in found]
     return Finished(str(folder), _options(plain(config), about), banks["learned"], banks["null"], tuple(reached))
 

@@ -14,6 +14,7 @@ from discover.report.across_text import markdown_comparison, terminal_comparison
 from discover.report.contrast_page import html_contrast
 from discover.report.html import html_atlas, html_report
 from discover.report.markdown import markdown_contrast, markdown_report
+from discover.report.redacted import masked, redacted, redacted_comparison, redacted_contrast
 from discover.report.saved import saved_contrast, saved_record
 from discover.report.terminal import terminal_atlas, terminal_contrast, terminal_report
 from discover.search.atlas import load_atlas
@@ -28,21 +29,22 @@ def renew(folder: Path) -> None:
     Raises:
         UsageError: it is no run, a stage's file is missing, or another process holds it.
     """
-    saved_config(folder)
+    redact = saved_config(folder).report.redact
     with locked(folder):
         about = read_json(folder / "run.json")
         match about.get("verb"):
             case "atlas":
                 charted = left_by(folder, "atlas.json", load_atlas)
-                write_text(folder / "atlas.html", html_atlas(charted, about["model"]["path"], about["prompts"]))
+                prompts = [masked(prompt) for prompt in about["prompts"]] if redact else about["prompts"]
+                write_text(folder / "atlas.html", html_atlas(charted, about["model"]["path"], prompts))
                 told = terminal_atlas(charted, folder)
             case "contrast":
-                outcome = saved_contrast(folder)
+                outcome = redacted_contrast(saved_contrast(folder)) if redact else saved_contrast(folder)
                 write_text(folder / "report.md", markdown_contrast(outcome))
                 write_text(folder / "report.html", html_contrast(outcome))
                 told = terminal_contrast(outcome, folder)
             case _:
-                record = saved_record(folder)
+                record = redacted(saved_record(folder)) if redact else saved_record(folder)
                 write_text(folder / "report.md", markdown_report(record))
                 write_text(folder / "report.html", html_report(record))
                 told = terminal_report(record, folder)
@@ -63,6 +65,8 @@ def compare(paths: Sequence[Path], chosen: Path | None) -> None:
         except UsageError as why:
             left_out.append(str(why))
     found = compared(runs, left_out)
+    if any(saved_config(Path(run.name)).report.redact for run in runs):
+        found = redacted_comparison(found)
     folder = chosen or Path("outputs") / "comparison" / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     held = {"schema": 1, "compared": [str(Path(run.name).resolve()) for run in runs], **asdict(found)}
     _check_free(folder, held["compared"])

@@ -1,10 +1,13 @@
 """A record without its text: what the model was asked and what it said stand there by hash and length alone."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
+from discover.audit.across import Comparison, Merged
 from discover.audit.findings import Finding
+from discover.audit.finished import PROMPTS, Finished
 from discover.read.decoders import Decoding
 from discover.read.hints import Hint
 from discover.read.modes import Mode
@@ -45,6 +48,16 @@ def redacted_contrast(record: ContrastRecord) -> ContrastRecord:
     """Return the record of a contrast masked in the same way."""
     said = [{side: masked(text) for side, text in one.items()} for one in record.said]
     return replace(record, about=_about(record.about), said=said)
+
+
+def redacted_comparison(comparison: Comparison) -> Comparison:
+    """Return a comparison masked in the same way, in the options in which its runs differ too."""
+    return replace(
+        comparison,
+        runs=tuple(_finished(one) for one in comparison.runs),
+        cells=tuple(replace(one, values=_values(comparison.axes, one.values)) for one in comparison.cells),
+        modes=tuple(_merged(one) for one in comparison.modes),
+    )
 
 
 def masked(text: str) -> str:
@@ -105,3 +118,20 @@ def _decoding(one: Decoding) -> Decoding:
 def _hint(one: Hint) -> Hint:
     branches = tuple(replace(branch, opening=WORD, text=masked(branch.text)) for branch in one.branches)
     return replace(one, branches=branches, least_text=None if one.least_text is None else masked(one.least_text))
+
+
+def _merged(one: Merged) -> Merged:
+    label = one.label if one.state == "unchanged" else masked(one.label)
+    return replace(one, label=label, terms=(), example=masked(one.example))
+
+
+def _finished(one: Finished) -> Finished:
+    reached = tuple(replace(mode, medoid=_completion(mode.medoid), terms=()) for mode in one.reached)
+    options = dict(zip(one.options, _values(tuple(one.options), tuple(one.options.values())), strict=True))
+    return replace(one, reached=reached, options=options)
+
+
+def _values(names: Sequence[str], values: Sequence[str]) -> tuple[str, ...]:
+    """Return the values of options, masked where they hold text which the model is given."""
+    spoken = (name == PROMPTS or name.rpartition(".")[2] in SPOKEN for name in names)
+    return tuple(masked(value) if hidden else value for hidden, value in zip(spoken, values, strict=True))

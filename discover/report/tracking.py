@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from discover.bank import VectorBank
@@ -198,6 +199,8 @@ def summary(record: Record) -> dict[str, float]:
         "summary/changed": sum(said.state != "unchanged" for said in learned) / max(1, len(learned)),
         "summary/coherent": sum(said.state == "coherent" for said in learned) / max(1, len(learned)),
         "summary/null_changed": sum(said.state != "unchanged" for said in null) / max(1, len(null)),
+        "summary/kl": mean(one.kl for one in record.glances if one.bank == "learned"),
+        "summary/null_kl": mean(one.kl for one in record.glances if one.bank == "null"),
         "summary/radius": record.bank.radius,
         "summary/relative_radius": record.bank.relative_radius,
         "summary/objective": float(record.bank.objective.mean()),

@@ -62,7 +62,10 @@ def heard(shipped, bank):
         said("followed", 1, "Cheese, a wholly new idea", opening="Cheese,", hinted=(("learned", 1),)),
     ]
     others = [said("null", vector, "I was here", vector % 2) for vector in range(BESIDE + 2)]
-    forced = [said("forced", 0, "something else", opening="something"), said("forced", 1, "Two fresh things", opening="Two")]
+    forced = [
+        said("forced", 0, "something else something else something", opening="something"),
+        said("forced", 1, "Two fresh things stand there", opening="Two"),
+    ]
     own = [replace(said("unsteered", None, "something else"), vector=None)]
     return [*own, said("learned", 1, told, 1), said("learned", 0, "never said", 0), *others, *forced, *branches]
 
@@ -107,7 +110,7 @@ def test_random_vectors_and_forced_tokens_stand_beside(found):
         ("forced", 0),
     ]
     assert [len(one.branches) for one in beside[:BESIDE]] == [0, 0, 1] + [0] * (BESIDE - 3)
-    assert [one.branches[0].novelty for one in beside[BESIDE:]] == [1.0, 0.0]
+    assert [one.branches[0].novelty for one in beside[BESIDE:]] == [1.0, 0.5]
     assert all(one.mode is one.least is one.least_text is None for one in beside)
 
 

@@ -10,8 +10,8 @@ from discover.bank import VectorBank
 from discover.config import SpeechConfig
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch
-from discover.read.leads import Known, Tick, known_of, own_part
-from discover.read.signals import UNCHANGED_BELOW, Completion, distance
+from discover.read.leads import WORDS_FROM, Known, Tick, known_of, own_part
+from discover.read.signals import UNCHANGED_BELOW, Completion, distance, words
 from discover.steer.generation import replies
 from discover.steer.interventions import added
 from discover.storage import read_json, write_json
@@ -82,7 +82,7 @@ def hints(
     speech: SpeechConfig,
     tick: Tick,
 ) -> list[Hint]:
-    """Return what vectors of behaviours point at, then ten random ones, then ten forced tokens, the most novel first.
+    """Return what vectors of behaviours point at, then ten random ones, then the ten forced tokens that lead to the newest.
 
     Args:
         loaded: the model.
@@ -103,7 +103,7 @@ def hints(
     random = sorted({one.vector for one in said if one.bank == "null" and one.vector is not None})[:BESIDE]
     found += [Hint("null", vector, None, _branches(said, known, "null", vector), None, None) for vector in random]
     alone = known_of([one for one in said if one.bank == "unsteered"])
-    forced = [(one.vector or 0, _branch(one, alone)) for one in said if one.bank == "forced" and one.prompt == 0]
+    forced = [(one.vector or 0, _branch(one, alone)) for one in said if one.bank == "forced" and _is_sentence(one)]
     forced.sort(key=lambda one: -one[1].novelty)
     return [*found, *(Hint("forced", rank, None, (branch,), None, None) for rank, branch in forced[:BESIDE])]
 
@@ -117,6 +117,11 @@ def _branches(said: Sequence[Completion], known: Known, bank: str, vector: int) 
     """Return what the unsteered model says from what one vector boosts."""
     found = [_branch(one, known) for one in said if (bank, vector) in one.hinted]
     return tuple(sorted(found, key=lambda branch: -branch.novelty))
+
+
+def _is_sentence(said: Completion) -> bool:
+    """Return whether what was said to the first prompt is coherent and long enough for a sentence."""
+    return said.prompt == 0 and said.state == "coherent" and len(words(own_part(said))) >= WORDS_FROM
 
 
 def _branch(said: Completion, known: Known) -> Branch:

@@ -12,6 +12,10 @@ test: $(VENV)/ready
 test-slow: $(VENV)/ready
 	$(RUN)/python -m pytest -m slow --timeout 3600
 
+# An accessibility checker for the report's tests, which are skipped without it.
+axe:
+	npm install --silent --no-save --no-package-lock --ignore-scripts --prefix . axe-core@4.10.3
+
 lint: $(VENV)/ready
 	$(RUN)/ruff check .
 	$(RUN)/ruff format --check .
@@ -24,4 +28,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test test-slow lint
+.PHONY: demo test test-slow axe lint

@@ -15,7 +15,8 @@ FLAGS = (
     *("--disable-component-update", "--disable-sync"),
 )
 CONTRAST = """(() => {
-  const channels = (colour) => colour.match(/[0-9.]+/g).map(Number);
+  const scale = (colour) => (colour.startsWith("color(srgb") ? 255 : 1);
+  const channels = (colour) => colour.match(/[0-9.]+/g).map((value, at) => Number(value) * (at < 3 ? scale(colour) : 1));
   const light = (colour) => channels(colour).slice(0, 3).map((value) => value / 255)
     .map((value) => (value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4))
     .reduce((sum, value, place) => sum + value * [0.2126, 0.7152, 0.0722][place], 0);
@@ -39,6 +40,14 @@ CONTRAST = """(() => {
 
 class Tab:
     """One page in headless Chromium, driven over its DevTools pipe; `trouble` collects what must not happen."""
+
+    INK = """(() => {
+      const map = document.getElementById("plane");
+      const copy = Object.assign(document.createElement("canvas"), { width: map.width, height: map.height }).getContext("2d");
+      copy.drawImage(map, 0, 0);
+      return copy.getImageData(0, 0, map.width, map.height).data.reduce((sum, value, at) => sum + (at % 4 === 3 ? value : 0), 0);
+    })()"""
+    """How much is drawn on the map."""
 
     def __init__(self, browser: "Browser", file: Path, width: int = 1280) -> None:
         self.browser, self.trouble = browser, []  # type: ignore[var-annotated]
@@ -78,6 +87,14 @@ class Tab:
             assert time.monotonic() < end, f"never true: {script}"
             time.sleep(0.02)
 
+    def go(self, hash: str) -> None:
+        """Follow a link within the page, and wait until the page has."""
+        self.run(f"location.hash = {json.dumps(hash)}; 0")
+        shown = "one" if hash.startswith(("#vector", "#random")) else "whole"
+        title = json.dumps(hash[1:].replace("-", " "))
+        told = f" && document.title.startsWith({title})" if shown == "one" else ""
+        self.until(f"!document.getElementById('{shown}').hidden{told}")
+
     def rows(self) -> int:
         return self.run("document.querySelectorAll('#completion-table tbody tr').length")
 
@@ -100,6 +117,23 @@ class Tab:
         about = {"key": key, "code": key, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", {"type": "keyDown", **about, **({"text": text} if text else {})})
         self.call("Input.dispatchKeyEvent", {"type": "keyUp", **about})
+
+    def mouse(self, kind: str, x: float, y: float) -> None:
+        pressed = {"button": "left", "buttons": 1, "clickCount": 1} if kind != "mouseMoved" else {}
+        self.call("Input.dispatchMouseEvent", {"type": kind, "x": x, "y": y, **pressed})
+
+    def wheel(self, x: float, y: float, down: float) -> None:
+        self.call("Input.dispatchMouseEvent", {"type": "mouseWheel", "x": x, "y": y, "deltaX": 0, "deltaY": down})
+
+    def ink(self) -> int:
+        return self.run(self.INK)
+
+    def findings_of_axe(self) -> list[str]:
+        """What axe-core, which must have been run into the page, calls serious or critical."""
+        script = """axe.run({ resultTypes: ['violations'] }).then((told) => told.violations.map((one) =>
+          `${one.impact} ${one.id}: ${one.nodes[0].html.slice(0, 160)}`))"""
+        answer = self.call("Runtime.evaluate", {"expression": script, "returnByValue": True, "awaitPromise": True})
+        return [told for told in answer["result"]["value"] if told.startswith(("serious", "critical"))]
 
     def screenshot(self, path: Path, scheme: str, whole: bool) -> None:
         self.call("Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": scheme}]})

@@ -31,7 +31,7 @@ SPEECH = SpeechConfig(tokens=TOKENS)
 
 
 def glance(vector, departed=1.0, unsure=0.0, kl=1.0, token="so", bank="learned"):
-    return Glance(bank, vector, kl, departed, departed, unsure, 1.0, None, None, (Boost(token, 0, kl),), ((1.0, kl),))
+    return Glance(bank, vector, kl, departed, departed, unsure, 1.0, None, None, (Boost(token, 1, 0, kl),), ((1.0, kl),))
 
 
 def ranked(found):

@@ -66,7 +66,9 @@ def full_record() -> Record:
     ]
     said = [*bare.completions[:1], *spoken, *bare.completions[6:]]
     glances = [
-        Glance(bank, vector, 0.5 * vector, 1.0, 2.0, None, None, (Boost(HOSTILE[4], 0, 0.25),), ((0.5, 0.1), (1.0, 0.4)))
+        Glance(
+            bank, vector, 0.5 * vector, 1.0, 1.0, 0.5, 2.0, None, None, (Boost(HOSTILE[4], 7, 0, 0.25),), ((0.5, 0.1), (1.0, 0.4))
+        )
         for bank in ("learned", "null")
         for vector in range(8)
     ]

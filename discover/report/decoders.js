@@ -6,7 +6,7 @@ const hintedForced = beside(data.hints, "forced");
 const percent = (share) => `${Math.round(1000 * share) / 10}%`;
 
 function block(title, about, ...children) {
-  return element("section", { class: "block" }, element("h3", {}, title), element("p", { class: "note" }, about), ...children);
+  return element("section", { class: "block" }, element("h2", {}, title), element("p", { class: "note" }, about), ...children);
 }
 
 // How many of several lists of tokens name each.
@@ -50,7 +50,7 @@ function lensBlock(one, others) {
   const nearest = others.map((other) => other.nearest);
   if (one.nearest.length) rows.push([["nearest to the vector itself"], tokens(one.nearest, tally(nearest), nearest.length), commonest(nearest)]);
   return block("Tokens", `What its effect pushes up through the unembedding, layer by layer. Beside it the tokens that the same lens names most often for ${counted(others.length, "random vector")}, each with how many of these; what those share with this one is pale.`,
-    facing(["", "this vector", "random vectors"], rows));
+    facing(["lens", "this vector", "random vectors"], rows));
 }
 
 function describedBlock(one, others) {
@@ -77,7 +77,7 @@ function heatBlock(one, others) {
   figure.append(element("p", { class: "note" }, "Largest at ", token(textAt(hottest[0])), ` (${shownNumber(hottest[1], 2)}).`));
   const random = others.filter((other) => other.heat.length);
   if (random.length) figure.append(element("details", { class: "more" }, element("summary", {}, `The same of ${counted(random.length, "random vector")}, on the same scale`),
-    ...random.flatMap((other) => [element("h4", {}, linked(other, nameOf(other))), heated(other, most)])));
+    ...random.flatMap((other) => [element("h3", {}, linked(other, nameOf(other))), heated(other, most)])));
   return figure;
 }
 

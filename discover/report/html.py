@@ -19,7 +19,18 @@ from discover.statistics import Share, share
 
 STATES = ("coherent", "degenerate", "unchanged")
 STYLES = ("page.css", "reading.css")
-SCRIPTS = ("text.js", "rows.js", "table.js", "kinds.js", "plane.js", "map.js", "decoders.js", "vector.js", "page.js")
+SCRIPTS = (
+    "text.js",
+    "rows.js",
+    "table.js",
+    "kinds.js",
+    "plane.js",
+    "drawing.js",
+    "map.js",
+    "decoders.js",
+    "vector.js",
+    "page.js",
+)
 """In the order in which they stand on the page; each uses only what those before it define."""
 FIRST = 5
 """Findings and fragments named in the overview."""

@@ -40,7 +40,8 @@ function kindsOf(points, by) {
   kinds.push({ label: ["random directions: the null"], colour: "faint", shape: SHAPES[0], hollow: true, holds: (row) => row.bank === "null" });
   kinds.push(kind(["said nothing"], "faint", DOT, () => true));
   for (const row of points) row.kind = kinds.find((one) => one.holds(row));
-  return kinds.filter((one) => points.some((row) => row.kind === one));
+  const met = new Set(points.map((row) => row.kind));
+  return kinds.filter((one) => met.has(one));
 }
 
 function iconOf(one) {

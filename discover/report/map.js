@@ -7,86 +7,26 @@ function vectorMap(points) {
   const [canvas, tip] = [place("plane"), place("tip")];
   const plane = planeOf(points, canvas);
   const { across, down, wide, high } = plane;
-  const sprites = new Map();
-  const state = { kinds: [], selected: new Set(), at: null, drag: null, waiting: false };
+  const state = { kinds: [], selected: new Set(), at: null, drag: null };
+  const { again, redraw } = drawingOf(canvas, plane, state);
   const shown = (row) => row.bank !== "null" || place("with-null").checked;
   const tool = () => document.querySelector("input[name=tool]:checked").value;
   const saying = (row) => row.completions.find((one) => one.mode === row.mode) ?? row.completions[0];
   const spokenBy = (row) => (saying(row) ? spoken(preview(saying(row).text)) : ["nothing that is listed here"]);
 
-  // ----- drawing
+  // ----- kinds
 
   function classed() {
     state.kinds = kindsOf(points, place("by").value);
     place("legend").replaceChildren(...state.kinds.map((one) => {
       const rows = points.filter((row) => row.kind === one);
+      one.points = rows;
       one.icon = iconOf(one);
       const line = button("", { class: "kind" }, () => select(rows, false));
       line.append(one.icon, element("span", {}, ...one.label), element("small", {}, grouped(rows.length)));
       return element("li", {}, line);
     }));
     again();
-  }
-
-  function again() {
-    sprites.clear();
-    draw();
-  }
-
-  function redraw() {
-    if (state.waiting) return;
-    state.waiting = true;
-    requestAnimationFrame(() => {
-      state.waiting = false;
-      draw();
-    });
-  }
-
-  function draw() {
-    if (!wide()) return;
-    const ratio = window.devicePixelRatio || 1;
-    const [width, height] = [wide(), high()].map((length) => Math.round(length * ratio));
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-    const pen = canvas.getContext("2d");
-    pen.setTransform(1, 0, 0, 1, 0, 0);
-    pen.clearRect(0, 0, width, height);
-    const size = (points.length > 3000 ? 3 : 4) * Math.min(1.8, plane.view.zoom ** 0.25);
-    const [unit, left, top] = [plane.unit() * ratio, across({ x: 0 }) * ratio, down({ y: 0 }) * ratio];
-    for (const one of [...state.kinds].reverse()) {
-      if (one.hollow && !place("with-null").checked) continue;
-      const key = `${state.kinds.indexOf(one)} ${size} ${ratio}`;
-      if (!sprites.has(key)) sprites.set(key, spriteOf(one, one.hollow ? 0.8 * size : size, ratio, getComputedStyle(canvas).backgroundColor));
-      const image = sprites.get(key);
-      const half = image.width / 2;
-      for (const row of points) {
-        if (row.kind !== one) continue;
-        pen.globalAlpha = state.selected.size && !state.selected.has(row) ? 0.2 : one.hollow ? 0.7 : 1;
-        pen.drawImage(image, Math.round(left + row.x * unit - half), Math.round(top + row.y * unit - half));
-      }
-    }
-    pen.globalAlpha = 1;
-    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    pen.strokeStyle = getComputedStyle(canvas).color;
-    pen.lineWidth = 2;
-    if (state.at) {
-      pen.beginPath();
-      pen.arc(across(state.at), down(state.at), size + 5, 0, 2 * Math.PI);
-      pen.stroke();
-    }
-    if (state.drag && state.drag.tool !== "move" && state.drag.path.length > 1) {
-      pen.setLineDash([5, 4]);
-      pen.stroke(outline(state.drag));
-      pen.setLineDash([]);
-    }
-  }
-
-  function outline(drag) {
-    const path = new Path2D();
-    const [from, to] = [drag.path[0], drag.path.at(-1)];
-    if (drag.tool === "box") path.rect(from[0], from[1], to[0] - from[0], to[1] - from[1]);
-    else drag.path.forEach(([x, y], at) => (at ? path.lineTo(x, y) : path.moveTo(x, y)));
-    path.closePath();
-    return path;
   }
 
   // ----- pointing at one, selecting many
@@ -115,7 +55,7 @@ function vectorMap(points) {
       tip.style.right = beyond ? `${Math.max(0, wide() - across(row) + 14)}px` : "auto";
       tip.style.top = `${Math.max(0, Math.min(high() - tip.offsetHeight, down(row) + 10))}px`;
     }
-    redraw();
+    redraw(false);
   }
 
   function select(rows, joined) {
@@ -129,7 +69,7 @@ function vectorMap(points) {
     narrow(name, selected.size ? (row) => selected.has(row.of) : null);
     // To narrow the table lets go of what was selected here.
     state.selected = selected;
-    redraw();
+    redraw(true);
   }
 
   function released(drag, x, y) {
@@ -144,13 +84,13 @@ function vectorMap(points) {
       pen.setTransform(1, 0, 0, 1, 0, 0);
       select(points.filter((row) => shown(row) && pen.isPointInPath(path, across(row), down(row))), drag.joined);
     }
-    redraw();
+    redraw(false);
   }
 
   function dragged(drag, x, y) {
     drag.path.push([x, y]);
     if (drag.tool === "move") plane.look(drag.from[0] - (x - drag.path[0][0]) / plane.unit(), drag.from[1] - (y - drag.path[0][1]) / plane.unit());
-    redraw();
+    redraw(drag.tool === "move");
   }
 
   const pointer = {
@@ -173,7 +113,7 @@ function vectorMap(points) {
     },
     pointercancel() {
       state.drag = null;
-      redraw();
+      redraw(false);
     },
     pointerleave() {
       if (!state.drag && document.activeElement !== canvas) pointAt(null);
@@ -185,7 +125,7 @@ function vectorMap(points) {
 
   function zoom(factor, x, y) {
     plane.zoom(factor, x, y);
-    redraw();
+    redraw(true);
   }
 
   // The page scrolls on unless the map has the focus, or Ctrl is held.
@@ -231,15 +171,18 @@ function vectorMap(points) {
     event.stopPropagation();
     if (event.key in ACTS) return void ACTS[event.key]();
     const next = state.at ? onward(WAYS[event.key]) : points[0];
-    if (!plane.seen(next)) plane.facing(next);
+    if (!plane.seen(next)) {
+      plane.facing(next);
+      redraw(true);
+    }
     pointAt(next);
     place("plane-told").replaceChildren(`${nameOf(next)}, ${next.verdict ?? "no verdict"}: `, ...spokenBy(next));
   });
 
   place("by").addEventListener("change", classed);
-  place("with-null").addEventListener("change", () => pointAt(null));
+  place("with-null").addEventListener("change", () => redraw(true));
   for (const [id, key] of [["closer", "+"], ["further", "-"], ["whole-map", "0"]]) place(id).addEventListener("click", () => ACTS[key]());
-  new ResizeObserver(redraw).observe(canvas);
+  new ResizeObserver(() => redraw(false)).observe(canvas);
   window.matchMedia("print").addEventListener("change", again);
   classed();
   return {
@@ -247,7 +190,7 @@ function vectorMap(points) {
     // Shows which vectors the table holds, without asking the table for them.
     show(rows) {
       state.selected = new Set(rows);
-      redraw();
+      redraw(true);
     },
   };
 }

@@ -24,6 +24,7 @@ function planeOf(points, canvas) {
 
   return {
     ...{ view, wide, high, unit, across, down, look },
+    count: points.length,
     seen: (row) => across(row) >= 0 && across(row) <= wide() && down(row) >= 0 && down(row) <= high(),
     facing: (row) => look(row.x - centre[0], row.y - centre[1]),
     // The place (x, y) stays where it is.

@@ -10,7 +10,7 @@ from discover.audit.findings import Finding
 from discover.audit.finished import PROMPTS, Finished
 from discover.read.decoders import Decoding
 from discover.read.hints import Hint
-from discover.read.modes import Mode
+from discover.read.modes import UNCHANGED, Mode
 from discover.read.signals import Completion
 from discover.read.triage import Glance
 from discover.report.contrasted import ContrastRecord
@@ -37,7 +37,7 @@ def redacted(record: Record) -> Record:
         prompts=[masked(prompt) for prompt in record.prompts],
         completions=[_completion(one) for one in record.completions],
         modes=[_mode(one) for one in record.modes],
-        findings=[_finding(one, record.modes[one.mode].state == "unchanged") for one in record.findings],
+        findings=[replace(one, label=_label(one.label), terms=()) for one in record.findings],
         glances=[_glance(one) for one in record.glances],
         decodings=[_decoding(one) for one in record.decodings],
         hints=[_hint(one) for one in record.hints],
@@ -91,13 +91,12 @@ def _completion(one: Completion) -> Completion:
 
 
 def _mode(one: Mode) -> Mode:
-    # What nothing happened in is called so whatever was said.
-    label = one.label if one.state == "unchanged" else masked(one.label)
-    return replace(one, label=label, terms=(), named=None if one.named is None else masked(one.named))
+    return replace(one, label=_label(one.label), terms=(), named=None if one.named is None else masked(one.named))
 
 
-def _finding(one: Finding, unchanged: bool) -> Finding:
-    return replace(one, label=one.label if unchanged else masked(one.label), terms=())
+def _label(label: str) -> str:
+    """Return the label masked, unless it is the one that holds no word of the model."""
+    return label if label == UNCHANGED else masked(label)
 
 
 def _glance(one: Glance) -> Glance:
@@ -121,8 +120,7 @@ def _hint(one: Hint) -> Hint:
 
 
 def _merged(one: Merged) -> Merged:
-    label = one.label if one.state == "unchanged" else masked(one.label)
-    return replace(one, label=label, terms=(), example=masked(one.example))
+    return replace(one, label=_label(one.label), terms=(), example=masked(one.example))
 
 
 def _finished(one: Finished) -> Finished:

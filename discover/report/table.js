@@ -74,9 +74,14 @@ function verdictTag(verdict, level) {
 
 const modeButton = (index) => button(String(index), { class: "plain", "aria-label": `show mode ${index}` }, () => showOnly(`mode ${index}`, (row) => row.mode === index));
 
+function modeLabel(row) {
+  const named = row.named === null ? [] : [element("p", { class: "signals" }, "a language model: ", inline(row.named))];
+  return element("div", {}, inline(row.label), ...named);
+}
+
 const modeColumns = [
   { name: "mode", value: (row) => row.index, cell: (row) => modeButton(row.index) },
-  textColumn("opens with", "label"),
+  { ...textColumn("opens with", "label"), cell: modeLabel },
   { name: "verdict", value: (row) => row.verdict, cell: (row) => (row.verdict ? verdictTag(row.verdict, row.level) : "–") },
   shareColumn("vectors", "bank"),
   shareColumn("null", "null"),
@@ -85,7 +90,6 @@ const modeColumns = [
   { name: "completions", number: true, value: (row) => row.members, cell: (row) => grouped(row.members) },
   textColumn("terms", "terms"),
 ];
-if (modes.some((mode) => mode.named !== null)) modeColumns.splice(2, 0, { ...textColumn("named by a model", "named"), cell: (row) => (row.named === null ? "–" : inline(row.named)) });
 
 function speaker(row) {
   if (row.vector === null) return "unsteered";

@@ -10,10 +10,15 @@ INVISIBLE = re.compile(
     "\ud800-\udfff\ue000-\uf8ff\U000f0000-\U0010ffff]"  # lone surrogates, private use
 )
 
+MARKS = "\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"
+STACKED = re.compile(f"(?<=[{MARKS}]{{4}})[{MARKS}]+")
+"""Combining marks on a letter that has four; no script needs as many, and a heap of them hides the lines around it."""
+
 
 def visible(text: str, left: str = "⟨", right: str = "⟩") -> str:
-    """Return `text` with every invisible character but newline and tab named, for example ⟨U+202E⟩."""
-    return INVISIBLE.sub(lambda found: f"{left}U+{ord(found[0]):04X}{right}", text)
+    """Return `text` with every invisible character but newline and tab named, such as ⟨U+202E⟩, and heaps of marks counted."""
+    named = INVISIBLE.sub(lambda found: f"{left}U+{ord(found[0]):04X}{right}", text)
+    return STACKED.sub(lambda found: f"{left}{len(found[0])} more marks{right}", named)
 
 
 def one_line(text: str, length: int) -> str:

@@ -52,7 +52,7 @@ function boostBlock(row) {
     [shownNumber(gain, 3)],
     [`${position + 1}`],
   ];
-  const made = facing(["token", "", "nats", "as token"], boosts.map(line));
+  const made = facing(["token", "share", "nats", "as token"], boosts.map(line));
   made.classList.add("signs");
   return [block("Boosted tokens", "Each with its part of the divergence, and as which token of the reply it would stand.", made)];
 }
@@ -93,7 +93,7 @@ function replyPair(one) {
   const own = textAt(data.own[one.prompt]);
   const found = data.masked ? null : compared(own, one.text);
   const words = found && found[1].filter((word) => word.shared).length >= LEAST_SHARED * found[1].length ? found : null;
-  const side = (title, text, tag, at) => element("div", {}, element("h4", {}, title),
+  const side = (title, text, tag, at) => element("div", {}, element("h3", {}, title),
     words ? element("div", { class: "said", dir: "auto" }, ...(text ? differing(words[at], tag) : spoken(text))) : collapsed(text, "said"));
   const scores = said.filter((signal) => (signal.value(one) ?? null) !== null).map((signal) => `${signal.name} ${shownNumber(signal.value(one), signal.digits)}`);
   const facts = [one.state, ...scores, ...(one.script ? [`in ${one.script} script`] : []), ...(one.refusal ? ["opens like a refusal"] : []), ...(one.ended ? [] : ["cut off"])];

@@ -158,12 +158,12 @@ def read_record(made: Record) -> Record:
         boosted = tuple(Boost(text[:200], at, at % 2, 2.0 - at / 10) for at, text in enumerate(texts[:8]))
         strength = 1.0 + vector if bank == "learned" else 0.1 * vector
         doses = tuple((dose, strength * dose * dose) for dose in (-1.0, 0.5, 1.0))
-        return Glance(bank, vector, strength, 1.0, 0.7, None, 1.5, boosted, doses)
+        return Glance(bank, vector, strength, 1.0, 1.0, 0.5, 0.7, None, 1.5, boosted, doses)
 
     def decoding(bank: str, vector: int) -> Decoding:
         tokens = tuple(text[:200] for text in texts[vector % 3 :][:4])
         lens = tuple((block, tokens) for block in (4, 5, 6))
-        return Decoding(bank, vector, lens, tokens, texts[vector % len(texts)], tuple((text[:80], 0.5) for text in texts))
+        return Decoding(bank, vector, 0, lens, tokens, texts[vector % len(texts)], tuple((text[:80], 0.5) for text in texts))
 
     def hint(bank: str, vector: int, mode: int | None) -> Hint:
         branches = tuple(Branch(text[:20], text[:5000], 0.9, 1.5) for text in texts[:6])

@@ -77,7 +77,7 @@ def full_record() -> Record:
         Hint("learned", 2, 1, (Branch(HOSTILE[3], HOSTILE[5], 0.9, None),), 0.5, HOSTILE[6]),
         Hint("forced", 0, None, (), None, None),
     ]
-    decodings = [Decoding("learned", 2, ((3, (HOSTILE[4], "b")), (4, ("c",))), (), None, ((HOSTILE[0], 1.5),))]
+    decodings = [Decoding("learned", 2, 0, ((3, (HOSTILE[4], "b")), (4, ("c",))), (), None, ((HOSTILE[0], 1.5),))]
     modes = [replace(bare.modes[0], members=(0,)), replace(bare.modes[1], members=tuple(range(1, 9)), named=HOSTILE[5])]
     modes += [replace(bare.modes[3], members=(9,)), replace(bare.modes[4], members=(10,))]
     found = [replace(bare.findings[0], examples=(1,))]

@@ -6,7 +6,6 @@ from hashlib import sha256
 from typing import Any
 
 from discover.audit.across import Comparison, Merged
-from discover.audit.findings import Finding
 from discover.audit.finished import PROMPTS, Finished
 from discover.read.decoders import Decoding
 from discover.read.hints import Hint

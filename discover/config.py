@@ -240,10 +240,26 @@ class SpeechConfig:
     budget: float = 1.0
     """Share of the tokens of speaking in full, vectors of bank and null times prompts times `tokens`, that may be spent: below 1
     only those vectors are heard to their end that promise most by what they do before they speak, and by what they say first."""
+    samples: int = 0
+    """Replies drawn for every vector and prompt, besides the greedy one."""
+    temperature: float = 1.0
+    """What logits are divided by where replies are drawn."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        _positive(self, "speech", "tokens", "rows", "budget")
+        _positive(self, "speech", "tokens", "rows", "budget", "temperature")
+        if self.samples < 0:
+            raise UsageError(f"speech.samples={self.samples} must be 0 or more.")
+        if not self.samples and self.temperature != SpeechConfig.temperature:
+            raise UsageError(
+                "speech.temperature has no meaning for speech.samples=0, which draws no reply; leave it out, or use "
+                "speech.samples=4."
+            )
+        if self.samples and self.budget < 1:
+            raise UsageError(
+                f"speech.samples={self.samples} are drawn for every vector, and speech.budget={self.budget:g} lets only some of "
+                "them speak; give one of the two."
+            )
         if self.budget > 1:
             raise UsageError(f"speech.budget={self.budget:g} must be at most 1, at which every vector speaks in full.")
         if self.tokens < 2:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -39,7 +40,7 @@ from discover.read.labels import named
 from discover.read.leads import FOLLOWED, FURTHER, followed
 from discover.read.modes import Mode, load_modes, modes, save_modes, stability
 from discover.read.signals import Completion, load_completions, save_completions
-from discover.read.speech import forced, own_completions, spoken, unsteered_replies
+from discover.read.speech import forced, own_completions, own_replies, sampled, spoken, unsteered_replies
 from discover.read.triage import DOSES, Glance, glances, load_glances, save_glances, sight
 from discover.report.contrast_page import html_contrast
 from discover.report.contrasted import ContrastRecord
@@ -335,7 +336,9 @@ def _speech(
     own: list[Reply] = unsteered_replies(loaded, batch, config.speech)
     count = min(config.audit.forced_tokens, loaded.model.config.get_text_config(decoder=True).vocab_size)
     named, first = dict(zip(("learned", "null"), banks, strict=True)), batch.rows(slice(1))
-    with bar("speech", len(batch.input_ids) * (len(seen) + count) + FOLLOWED * (FURTHER + 1)) as progress:
+    drawn = config.speech.samples * (1 + len(seen))
+    with bar("speech", len(batch.input_ids) * (len(seen) + count + drawn) + FOLLOWED * (FURTHER + 1)) as progress:
+        every = own_replies(loaded, batch, own, config.speech, config.seed, progress.update)
         if config.speech.budget < 1:
             steered = halved(loaded, batch, own, named, seen, config.speech, progress.update)
         else:
@@ -345,6 +348,9 @@ def _speech(
                 for one in spoken(loaded, batch, own, name, bank, config.speech, progress.update)
             ]
         begun = forced(loaded, batch, own, count, config.speech, progress.update) if count else []
-        said = [*own_completions(loaded, batch, own), *steered, *begun]
+        said = [*own_completions(loaded, batch, every), *steered, *begun]
         hinted = followed(loaded, first, own[0], said, named, seen, config.speech, progress.update)
-    return [*said, *hinted]
+        more = [
+            sampled(loaded, batch, every, name, bank, config.speech, config.seed, progress.update) for name, bank in named.items()
+        ]
+    return [*said, *hinted, *chain.from_iterable(more)]

@@ -164,6 +164,14 @@ def test_of_what_was_led_to_that_of_most_vectors_is_shown():
     assert one.verdict == "fragment" and one.examples == (1, 0, 2)
 
 
+def test_what_was_drawn_counts_but_is_not_shown():
+    drawn = [replace(said("learned", vector), sample=1) for vector in (4, 4, 5)]
+    (one,) = grouped(("coherent", [*drawn, said("learned", 9)]))
+    assert one.vectors == (4, 5, 9) and one.examples == (3,)
+    (alone,) = grouped(("coherent", drawn))
+    assert alone.vectors == (4, 5) and alone.examples[0] == 0
+
+
 def test_the_correction_grows_with_the_modes_that_were_tested():
     weak = many("learned", 5)
     (alone,) = grouped(("coherent", weak))

@@ -124,7 +124,7 @@ def test_nothing_boosted_leads_nowhere(llama, batch):
     one = alone(batch, 1)
     speech = SpeechConfig(tokens=6)
     own = unsteered_replies(llama, one, speech)
-    heard = own_completions(llama, one, own)
+    heard = own_completions(llama, one, [own])
     vectors = bank(torch.zeros(2, llama.anatomy.width))
     seen = glanced(llama, one, vectors)
     assert leads(seen, ()) == []
@@ -142,7 +142,7 @@ def test_a_hint_that_opens_as_the_ordinary_reply_leads_to_the_whole_hidden_sente
     vectors = bank(torch.stack([ends[1] - ends[0], ends[0] - ends[1]]), layer)
     one = encoded(["a=5+6, b=7+2. What is a*b?"], loaded.tokenizer, None, None)
     own = unsteered_replies(loaded, one, speech)[0]
-    heard = own_completions(loaded, one, [own])
+    heard = own_completions(loaded, one, [[own]])
     seen = glanced(loaded, one, vectors)
     found = followed(loaded, one, own, heard, {"learned": vectors}, seen, speech, lambda _: None)
     best = next(branch for branch in found if branch.text == HARD_PAYLOAD)

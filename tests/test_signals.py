@@ -1,6 +1,7 @@
 """Signals of a completion have closed forms, and surprises are the model's own cross-entropy."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ from discover.read.signals import (
     usual_surprise,
     words,
 )
-from discover.read.speech import forced, own_completions, spoken, unsteered_replies
+from discover.read.speech import forced, own_completions, own_replies, sampled, spoken, unsteered_replies
 from discover.steer import evaluation
 from discover.steer.evaluation import surprises
 from discover.steer.generation import Reply
@@ -245,8 +246,46 @@ def test_a_bank_speaks_vector_by_vector(llama, batch, own):
 
 
 def test_the_models_own_replies_are_unchanged(llama, batch, own):
-    said = own_completions(llama, batch, own)
+    said = own_completions(llama, batch, [own])
     assert [(one.bank, one.vector, one.state, one.distance) for one in said] == [("unsteered", None, "unchanged", 0.0)] * 2
+    drawing = SpeechConfig(tokens=6, rows=3, samples=2, temperature=1.5)
+    more = own_completions(llama, batch, own_replies(llama, batch, own, drawing, 0, lambda _: None))
+    assert more[:2] == said
+    assert [(one.sample, one.prompt, one.vector, one.state) for one in more[2:]] == [
+        (sample, prompt, None, "unchanged") for sample in (1, 2) for prompt in (0, 1)
+    ]
+    assert len({one.text for one in more if one.prompt == 0}) == 3
+
+
+def test_drawn_replies_depend_on_nothing_but_their_place(llama, batch, own):
+    vectors = 5 * random_directions(3, WIDTH, "drawn")
+    bank, told = VectorBank(after(1, vectors), torch.zeros(3), 5.0, 1.0, 1, 3, {}), []
+    speech = SpeechConfig(tokens=6, rows=4, samples=2, temperature=1.5)
+    every = own_replies(llama, batch, own, speech, 7, lambda _: None)
+
+    def drawn(speech, name, bank, seed):
+        return sampled(llama, batch, every, name, bank, speech, seed, told.append)
+
+    said = drawn(speech, "learned", bank, 7)
+    places = [(one.sample, one.vector, one.prompt) for one in said]
+    assert places == [(sample, vector, prompt) for sample in (1, 2) for vector in range(3) for prompt in (0, 1)]
+    assert sum(told) == 12 and {one.bank for one in said} == {"learned"}
+    texts = [one.text for one in said]
+    for other in (drawn(replace(speech, rows=1), "learned", bank, 7), drawn(replace(speech, samples=3), "learned", bank, 7)[:12]):
+        assert [one.text for one in other] == texts
+    assert [one.text for one in drawn(speech, "learned", bank.subset([0]), 7)] == texts[:2] + texts[6:8]
+    assert [one.text for one in drawn(speech, "null", bank, 7)] != texts
+    assert [one.text for one in drawn(speech, "learned", bank, 8)] != texts
+    assert texts[:6] != texts[6:]
+    for one in said:
+        assert one.distance == min(distance(one.text, others[one.prompt].text) for others in every)
+
+
+def test_a_vector_that_does_nothing_says_what_the_model_says_by_itself(llama, batch, own):
+    speech = SpeechConfig(tokens=6, samples=1, temperature=1e-6)
+    nothing = VectorBank(after(1, torch.zeros(1, WIDTH)), torch.zeros(1), 1.0, 1.0, 1, 3, {})
+    said = sampled(llama, batch, [own], "learned", nothing, speech, 0, lambda _: None)
+    assert [one.text for one in said] == [one.text for one in own] and {one.state for one in said} == {"unchanged"}
 
 
 def test_forced_tokens_are_the_likeliest_and_open_the_reply(llama, batch, own):

@@ -175,9 +175,13 @@ def _verdict(mode: Mode, way: _Way, beyond_null: bool) -> str:
 
 
 def _examples(mode: Mode, completions: Sequence[Completion], way: _Way) -> tuple[int, ...]:
-    """Return the most typical completion of those that count, or that most vectors hint at, and two drawn from the others."""
+    """Return the most typical completion of those that count, or that most vectors hint at, and two drawn from the others.
+
+    Where there are greedy replies none that was drawn is among them: what is shown for a vector is what it always says.
+    """
     bank = "learned" if way.whole else "followed"
-    members = [member for member in mode.members if completions[member].bank == bank]
+    counted = [member for member in mode.members if completions[member].bank == bank]
+    members = [member for member in counted if not completions[member].sample] or counted
     first = max(members, key=lambda member: len(completions[member].hinted))
     others = [member for member in members if member != first]
     return (first, *Random("examples").sample(others, min(2, len(others))))

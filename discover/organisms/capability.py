@@ -50,7 +50,8 @@ def capability(
     alone = _right(loaded, prompts, answers, ())
     found: dict[str, list[Share]] = {}
     for name, bank in banks.items():
-        rows = [one.vector or 0 for one in said if one.bank == name and one.prompt == 0 and last_number(one.text) == first]
+        greedy = [one for one in said if one.bank == name and one.prompt == one.sample == 0]
+        rows = [one.vector or 0 for one in greedy if last_number(one.text) == first]
         each = [added(bank.subset([row]).perturbations).repeated(len(prompts)) for row in rows]
         found[name] = [_right(loaded, prompts, answers, [steering]) for steering in each]
     enough = alone.count + RAISED * len(prompts)

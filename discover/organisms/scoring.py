@@ -145,7 +145,7 @@ def _payload(
     prompts: Sequence[str],
 ) -> PayloadScore:
     ordinary = next(one.text for one in said if one.bank == "unsteered")
-    first = [one for one in said if one.prompt == 0 and one.vector is not None]
+    first = [one for one in said if one.prompt == one.sample == 0 and one.vector is not None]
     opening = {bank: [one.vector or 0 for one in first if one.bank == bank and opens_with(one.text, payload)] for bank in BANKS}
     broken = Counter(
         one.bank for one in first if not opens_with(one.text, payload) and holds_fragment(one.text, payload, ordinary)

@@ -10,9 +10,10 @@ from discover.bank import VectorBank
 from discover.config import SpeechConfig
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch
-from discover.read.signals import Completion, completion, usual_surprise
+from discover.perturb.sphere import seed_of
+from discover.read.signals import Completion, completion, distance, usual_surprise
 from discover.steer.evaluation import surprises
-from discover.steer.generation import Reply, continued, replies, reply
+from discover.steer.generation import NOTHING, Drawing, Reply, continued, replies, reply
 from discover.steer.interventions import Intervention, added
 
 Tick = Callable[[int], None]
@@ -47,6 +48,71 @@ def spoken(
     each = [added(bank.perturbations).repeated(len(batch.input_ids))]
     said = replies(loaded, rows, each, speech.tokens, speech.rows, tick)
     return scored(loaded, rows, unsteered, name, said, each, None)
+
+
+def sampled(
+    loaded: LoadedModel,
+    batch: PromptBatch,
+    own: Sequence[Sequence[Reply]],
+    name: str,
+    bank: VectorBank,
+    speech: SpeechConfig,
+    seed: int,
+    tick: Tick,
+) -> list[Completion]:
+    """Return the completions that are drawn besides the greedy ones: all vectors on every prompt, sample by sample.
+
+    Every reply has a seed of its own, made of those of the run, its bank, vector, prompt and sample.
+
+    Args:
+        loaded: the model.
+        batch: B prompts.
+        own: what the model says by itself to all of them, greedy and drawn; a reply is unchanged where it is like any of these.
+        name: what to call the bank in the completions.
+        bank: N vectors.
+        speech: how many, at what temperature, length and rows of a piece.
+        seed: of the run.
+        tick: called with the number of rows after each piece of generation.
+    """
+    rows, each = batch.repeated(len(bank)), [added(bank.perturbations).repeated(len(batch.input_ids))]
+    found = []
+    for sample in range(1, speech.samples + 1):
+        said = _drawn(loaded, rows, len(batch.input_ids), each, (name, seed, sample), speech, tick)
+        found += [replace(one, sample=sample) for one in _scored(loaded, rows, own, name, said, each, None)]
+    return found
+
+
+def own_replies(
+    loaded: LoadedModel, batch: PromptBatch, unsteered: Sequence[Reply], speech: SpeechConfig, seed: int, tick: Tick
+) -> list[Sequence[Reply]]:
+    """Return what the model says by itself to B prompts: the greedy replies first, then as many drawn ones as of a vector."""
+    samples = range(1, speech.samples + 1)
+    prompts = len(batch.input_ids)
+    return [unsteered, *(_drawn(loaded, batch, prompts, (), ("unsteered", seed, sample), speech, tick) for sample in samples)]
+
+
+def own_completions(loaded: LoadedModel, batch: PromptBatch, own: Sequence[Sequence[Reply]]) -> list[Completion]:
+    """Return the model's own replies, greedy and drawn, as completions of the bank `unsteered`."""
+    return [
+        replace(one, vector=None, sample=sample)
+        for sample, said in enumerate(own)
+        for one in _scored(loaded, batch, own, "unsteered", said, (), None)
+    ]
+
+
+def _drawn(
+    loaded: LoadedModel,
+    rows: PromptBatch,
+    prompts: int,
+    interventions: Sequence[Intervention],
+    names: Sequence[object],
+    speech: SpeechConfig,
+    tick: Tick,
+) -> list[Reply]:
+    """Return replies to N times the B prompts; that of a vector to a prompt is drawn by `names` and these two alone."""
+    count = len(rows.input_ids)
+    drawing = Drawing(speech.temperature, [seed_of("speech", *names, *divmod(row, prompts)) for row in range(count)])
+    return continued(loaded, rows, [NOTHING] * count, interventions, drawing, speech.tokens, speech.rows, tick)
 
 
 def forced(
@@ -84,20 +150,34 @@ def scored(
     openings: Sequence[str] | None,
 ) -> list[Completion]:
     """Return replies to N times the B prompts as completions with their signals; `openings` are forced first tokens."""
+    return _scored(loaded, rows, [unsteered], name, said, interventions, openings)
+
+
+def _scored(
+    loaded: LoadedModel,
+    rows: PromptBatch,
+    own: Sequence[Sequence[Reply]],
+    name: str,
+    said: Sequence[Reply],
+    interventions: Sequence[Intervention],
+    openings: Sequence[str] | None,
+) -> list[Completion]:
+    """Return completions as `scored` does, each held against what it is most like of what the model says by itself."""
     prompts = [ids[mask.bool()].tolist() for ids, mask in zip(rows.input_ids, rows.attention_mask, strict=True)]
     tokens = [one.tokens for one in said]
     plain = surprises(loaded, prompts, tokens, ())
     steered = surprises(loaded, prompts, tokens, interventions) if interventions else [None] * len(said)
-    usual = usual_surprise(surprises(loaded, prompts[: len(unsteered)], [one.tokens for one in unsteered], ()))
+    greedy = own[0]
+    usual = usual_surprise(surprises(loaded, prompts[: len(greedy)], [one.tokens for one in greedy], ()))
     found = []
     for row, one in enumerate(said):
-        vector, prompt = divmod(row, len(unsteered))
+        vector, prompt = divmod(row, len(greedy))
         opening = openings[row] if openings is not None else None
-        found.append(completion(name, vector, prompt, one, opening, unsteered[prompt], usual, plain[row], steered[row]))
+        nearest = _nearest(one, [every[prompt] for every in own])
+        found.append(completion(name, vector, prompt, one, opening, nearest, usual, plain[row], steered[row]))
     return found
 
 
-def own_completions(loaded: LoadedModel, batch: PromptBatch, unsteered: Sequence[Reply]) -> list[Completion]:
-    """Return the model's own replies as completions of the bank `unsteered`."""
-    found = scored(loaded, batch, unsteered, "unsteered", unsteered, (), None)
-    return [replace(one, vector=None) for one in found]
+def _nearest(said: Reply, own: Sequence[Reply]) -> Reply:
+    """Return the one of several replies whose words are most like those of `said`."""
+    return min(own, key=lambda other: distance(said.text, other.text))

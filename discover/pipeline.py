@@ -323,7 +323,7 @@ def _null(config: Config, bank: VectorBank, space: Space) -> VectorBank:
 
 def _triage(config: Config, loaded: LoadedModel, batch: PromptBatch, bank: VectorBank, null: VectorBank) -> list[Glance]:
     """Return what every vector of both banks does before it speaks."""
-    seen, rows = sight(loaded, batch, bank.target_layer), config.speech.rows
+    seen, rows = sight(loaded, batch, bank.target_layer, config.speech.tokens), config.speech.rows
     with bar("triage", len(bank) + len(null)) as progress:
         learned = glances(seen, "learned", bank, DOSES, rows, progress.update)
         return [*learned, *glances(seen, "null", null, (), rows, progress.update)]

@@ -330,7 +330,7 @@ def test_hits_are_kept_as_by_a_run_within_the_budget(shipped, monkeypatch):
     batch = prompt_batch(config, loaded)
     ground = prepared(config, loaded, batch, None)
     bank = learn(config.search, ground.part, ground.space, ground.reply_tokens, ground.layers, 100, {}, lambda _: None).bank
-    banks, seen = {"learned": bank, "null": random_bank(bank, ground.space, 16, 100)}, sight(loaded, batch, bank.target_layer)
+    banks, seen = {"learned": bank, "null": random_bank(bank, ground.space, 16, 100)}, sight(loaded, batch, bank.target_layer, 48)
     shown = [one for name, each in banks.items() for one in glances(seen, name, each, (), 128, lambda _: None)]
     own = unsteered_replies(loaded, batch, config.speech)
     for place, share in ((1, BUDGETS[1]), (3, BUDGETS[3])):

@@ -160,7 +160,7 @@ def test_standings_hold_what_was_said_against_as_much_of_the_unsteered_reply(shi
     own = unsteered_replies(loaded, batch, SPEECH)
     part = [reply(loaded, one.tokens[:12]) for one in own]
     assert all(distance(one.text, whole.text) > 0.2 for one, whole in zip(part, own, strict=True)), "the whole says more"
-    noise, other = reply(loaded, [part[0].tokens[0]] * 12), reply(loaded, part[0].tokens)
+    noise, other = (reply(loaded, some) for some in ([part[0].tokens[0]] * 12, loaded.tokenizer(EASY_PAYLOAD)["input_ids"][:12]))
     assert standings(loaded, batch, own, [part, [part[0], noise], [noise, noise], [noise, other]], 12) == [
         ALIKE,
         ALIKE,
@@ -175,7 +175,7 @@ def bank_of(perturbations):
 
 def banks_and_glances(loaded, batch):
     banks = {"learned": bank_of(vectors(loaded, batch, 6, "learned")), "null": bank_of(vectors(loaded, batch, 10, "null"))}
-    seen = sight(loaded, batch, 2)
+    seen = sight(loaded, batch, 2, TOKENS)
     return banks, [one for name, bank in banks.items() for one in glances(seen, name, bank, (), 100, lambda _: None)]
 
 

@@ -133,7 +133,8 @@ def triage_row(search: str, seed: int, vectors: int, model: ModelConfig, loaded:
     ground = prepared(config, loaded, batch, None)
     bank = learn(config.search, ground.part, ground.space, ground.reply_tokens, ground.layers, seed, {}, lambda _: None).bank
     null = random_bank(bank, ground.space, NULL * vectors, seed)
-    seen, speech = sight(loaded, batch, bank.target_layer), config.speech
+    speech = config.speech
+    seen = sight(loaded, batch, bank.target_layer, speech.tokens)
     banks = (("learned", bank), ("null", null))
     shown = [one for name, each in banks for one in glances(seen, name, each, (), speech.rows, lambda _: None)]
     everybody = bank.void(joined(bank.perturbations, null.perturbations), seed)

@@ -97,7 +97,7 @@ def load_glances(path: Path) -> list[Glance]:
 
 @dataclass(frozen=True)
 class Sight:
-    """The model left alone, along the beginning of its own replies: what vectors are held against."""
+    """The model left alone along the beginning of its own replies: what vectors are held against."""
 
     loaded: LoadedModel
     longer: PromptBatch
@@ -118,9 +118,9 @@ class Sight:
         return self.longer.attention_mask[:, -self.said - 1 :].to(self.logits)
 
 
-def sight(loaded: LoadedModel, batch: PromptBatch, target_layer: int) -> Sight:
-    """Return the model left alone on B prompts and the first tokens that it says to each."""
-    begun = [reply.tokens for reply in replies(loaded, batch, (), AHEAD, len(batch.input_ids), lambda _: None)]
+def sight(loaded: LoadedModel, batch: PromptBatch, target_layer: int, tokens: int) -> Sight:
+    """Return the model left alone on B prompts and the first of up to `tokens` tokens that it says to each."""
+    begun = [reply.tokens for reply in replies(loaded, batch, (), min(AHEAD, tokens), len(batch.input_ids), lambda _: None)]
     longer = batch.continued(begun, loaded.tokenizer.pad_token_id)
     said = longer.input_ids.shape[1] - batch.input_ids.shape[1]
     with torch.no_grad():
@@ -142,9 +142,6 @@ def glances(
         doses: multipliers beside 1 that are looked at as well.
         rows: prompts times vectors computed at once, at most.
         tick: called with the number of vectors after each piece.
-
-    Raises:
-        FloatingPointError: what a vector does is not finite.
     """
     along = presence(seen, bank)
     # Logits, not activations, are what fills memory where the vocabulary is large.
@@ -153,8 +150,8 @@ def glances(
     def piece(some: slice) -> list[Glance]:
         perturbations = bank.perturbations.rows(some)
         steered, effects = steered_at(seen, perturbations)
-        doubled = {dose: steered_at(seen, perturbations.scaled(dose))[0] for dose in doses}
-        curve = {dose: divergences(seen, there).tolist() for dose, there in sorted({**doubled, 1.0: steered}.items())}
+        curve = {dose: divergences(seen, steered_at(seen, perturbations.scaled(dose))[0]).tolist() for dose in doses}
+        curve[1.0] = kl = divergences(seen, steered).tolist()
         other = (steered.argmax(dim=-1) != seen.logits.argmax(dim=-1)) & seen.mask.bool()  # [N, B, K]
         shifted, departed = (some.float().mean(dim=1).tolist() for some in (other[:, :, 0], other.any(dim=-1)))
         unsure, norms = uncertainties(seen, steered).tolist(), norms_of(seen, effects).tolist()
@@ -164,7 +161,7 @@ def glances(
             Glance(
                 bank=name,
                 vector=vector,
-                kl=curve[1.0][row],
+                kl=kl[row],
                 shifted=shifted[row],
                 departed=departed[row],
                 unsure=unsure[row],
@@ -172,7 +169,7 @@ def glances(
                 agreement=None if alike is None else float(alike[row]),
                 presence=None if along is None else float(along[vector]),
                 boosted=boosted[row],
-                doses=tuple((dose, there[row]) for dose, there in curve.items()),
+                doses=tuple((dose, curve[dose][row]) for dose in sorted(curve)),
             )
             for row, vector in enumerate(range(len(bank))[some])
         ]

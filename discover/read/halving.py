@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from itertools import chain
 from math import exp
 
 from discover.bank import VectorBank
@@ -23,8 +24,8 @@ from discover.perturb.sphere import seed_of
 from discover.read.signals import Completion
 from discover.read.speech import Tick, scored
 from discover.read.triage import Glance
-from discover.steer.generation import Reply, replies, reply
-from discover.steer.interventions import Addition, Window, added
+from discover.steer.generation import NOTHING, Reply, continued, reply
+from discover.steer.interventions import Addition, added
 
 Priority = tuple[int, float, int]
 """The smallest is heard first."""
@@ -93,7 +94,7 @@ def halving(order: Sequence[Priority], prompts: int, tokens: int, budget: int, h
         hear: lets vectors speak.
         judge: tells how they stand.
     """
-    speakers = [_Speaker(vector, priority, [Reply((), "", False)] * prompts) for vector, priority in enumerate(order)]
+    speakers = [_Speaker(vector, priority, [NOTHING] * prompts) for vector, priority in enumerate(order)]
     ends = rounds(tokens)
     spoke = True
     while spoke:
@@ -178,22 +179,10 @@ def further(
     rows: int,
     tick: Tick,
 ) -> list[list[Reply]]:
-    """Return what N vectors have said to B prompts up to `end` tokens; those that have not ended have said equally many."""
-    open_ = [(vector, prompt) for vector, own in enumerate(said) for prompt, one in enumerate(own) if not one.ended]
-    found = [list(own) for own in said]
-    if not open_:
-        return found
-    vectors, prompts = (list(column) for column in zip(*open_, strict=True))
-    begun = [said[vector][prompt].tokens for vector, prompt in open_]
-    chosen = PromptBatch(tuple(batch.prompts[p] for p in prompts), batch.input_ids[prompts], batch.attention_mask[prompts])
-    # What was said stands with the prompt from here on, and so windows end and begin as much earlier.
-    window = Window(*(None if place is None else place - len(begun[0]) for place in steering.window))
-    acting = replace(steering.rows(vectors), window=window)
-    longer = chosen.continued(begun, loaded.tokenizer.pad_token_id)
-    more = replies(loaded, longer, [acting], end - len(begun[0]), rows, tick)
-    for (vector, prompt), first, one in zip(open_, begun, more, strict=True):
-        found[vector][prompt] = reply(loaded, [*first, *one.tokens, *(loaded.end_ids[:1] if one.ended else ())])
-    return found
+    """Return what N vectors have said to B prompts up to `end` tokens."""
+    begun, prompts = list(chain.from_iterable(said)), len(batch.input_ids)
+    found = continued(loaded, batch.repeated(len(said)), begun, [steering.repeated(prompts)], None, end, rows, tick)
+    return [found[start : start + prompts] for start in range(0, len(found), prompts)]
 
 
 def standings(

@@ -16,9 +16,11 @@ function drawingOf(canvas, plane, state) {
   const sprites = new Map();
   let [waiting, stale] = [false, true];
 
+  // At once, for paper does not wait.
   function again() {
     sprites.clear();
-    redraw(true);
+    stale = true;
+    if (wide()) draw();
   }
 
   // Points are drawn anew only where they stand or look otherwise, not with every move of the pointer.

@@ -71,14 +71,18 @@ const isDark = () => (root.dataset.theme ?? (dark.matches ? "dark" : "light")) =
 function coloured() {
   place("theme").textContent = isDark() ? "Light" : "Dark";
   place("theme").setAttribute("aria-label", `Switch to ${isDark() ? "light" : "dark"} colours`);
+}
+function recoloured() {
+  coloured();
   map?.again();
 }
+
 place("theme").hidden = false;
 place("theme").addEventListener("click", () => {
   root.dataset.theme = isDark() ? "light" : "dark";
-  coloured();
+  recoloured();
 });
-dark.addEventListener("change", coloured);
+dark.addEventListener("change", recoloured);
 
 for (const script of new Set(completions.map((row) => row.script ?? "none"))) place("script").append(element("option", {}, script));
 filtered();

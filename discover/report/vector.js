@@ -53,7 +53,7 @@ function boostBlock(row) {
     [`${position + 1}`],
   ];
   const made = facing(["token", "share", "nats", "as token"], boosts.map(line));
-  made.classList.add("signs");
+  made.classList.add("signs", "boosts");
   return [block("Boosted tokens", "Each with its part of the divergence, and as which token of the reply it would stand.", made)];
 }
 

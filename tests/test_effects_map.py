@@ -24,7 +24,7 @@ def bank_of(perturbations):
 
 
 def said(bank, vector, text="words"):
-    return completion(bank, vector, 0, Reply((1,), text, True), None, Reply((), "", True), 0.0, [1.0], None)
+    return completion(bank, vector, 0, Reply((1,), text, True, ()), None, Reply((), "", True, ()), 0.0, [1.0], None)
 
 
 def clouds(generator, centres, each, spread):

@@ -117,7 +117,7 @@ def test_words_are_counted_alike_whatever_the_number():
 
 def test_meaning_is_the_distance_from_the_unsteered_reply_to_the_same_prompt():
     def said(bank, prompt, text):
-        return completion(bank, 0, prompt, Reply((1,), text, True), None, Reply((), "", True), 0.0, [1.0], None)
+        return completion(bank, 0, prompt, Reply((1,), text, True, ()), None, Reply((), "", True, ()), 0.0, [1.0], None)
 
     spoken = [
         *(said("unsteered", 0, "The moon is far"), said("unsteered", 1, "Cheese is near")),

@@ -13,7 +13,9 @@ from discover.read.signals import completion
 from discover.statistics import holm, more_often
 from discover.steer.generation import Reply
 
-BASE = completion("learned", 0, 0, Reply((1, 2, 3), "", True), None, Reply((), "something else entirely", True), 0.0, [1.0], None)
+BASE = completion(
+    "learned", 0, 0, Reply((1, 2, 3), "", True, ()), None, Reply((), "something else entirely", True, ()), 0.0, [1.0], None
+)
 N = 40
 UNFORCED = AuditConfig(forced_tokens=0)
 

@@ -74,7 +74,7 @@ def scripted(random, vectors, prompts, tokens):
     def hear(chosen, said, end):
         found = []
         for vector, own in zip(chosen, said, strict=True):
-            new = [Reply(tuple(range(min(end, length))), "", length < end) for length in lengths[vector]]
+            new = [Reply(tuple(range(min(end, length))), "", length < end, ()) for length in lengths[vector]]
             generated[0] += sum(len(one.tokens) - len(before.tokens) for one, before in zip(new, own, strict=True))
             found.append(new)
         return found
@@ -111,7 +111,7 @@ def test_the_broken_are_not_waited_for_and_those_that_are_alike_come_later():
     standing, order = [BROKEN, ALIKE, ALIKE, OWN, OWN], [(0, float(vector), 0) for vector in range(5)]
 
     def hear(chosen, _said, end):
-        return [[Reply(tuple(range(end)), "", False)] for _ in chosen]
+        return [[Reply(tuple(range(end)), "", False, ())] for _ in chosen]
 
     # Five times 12 tokens, four times 12 more, and what is left is enough for three to come to their end.
     heard = halving(order, 1, 48, 180, hear, lambda chosen, *_: [standing[vector] for vector in chosen])
@@ -145,7 +145,7 @@ def vectors(loaded, batch, count, name):
 def test_replies_that_go_on_are_those_that_never_stopped(loaded, batch, last):
     steering = added(replace(vectors(loaded, batch, 4, "on"), last=last))
     whole = replies(loaded, batch.repeated(4), [steering.repeated(2)], TOKENS, 100, lambda _: None)
-    said, told = [[Reply((), "", False)] * 2] * 4, []
+    said, told = [[Reply((), "", False, ())] * 2] * 4, []
     for end in (1, 12, TOKENS):
         said = further(loaded, batch, steering, said, end, 3, told.append)
         assert all(len(one.tokens) == end or one.ended for own in said for one in own)

@@ -34,7 +34,15 @@ ASKED = ("a=3+4, b=1+8. What is a*b?", "a=5+6, b=7+2. What is a*b?")
 
 def said(bank, vector, text, prompt=0, opening=None, hinted=()):
     whole = completion(
-        bank, vector, prompt, Reply((1, 2, 3), text, True), opening, Reply((), "something else", True), 1.0, [1.0] * 3, None
+        bank,
+        vector,
+        prompt,
+        Reply((1, 2, 3), text, True, ()),
+        opening,
+        Reply((), "something else", True, ()),
+        1.0,
+        [1.0] * 3,
+        None,
     )
     return replace(whole, hinted=hinted)
 

@@ -40,7 +40,7 @@ def logits_under(loaded, ids, vector, layer=LAYER):
 
 
 def glanced(loaded, batch, vectors, name="learned"):
-    return glances(sight(loaded, batch, vectors.target_layer), name, vectors, (), 64, lambda _: None)
+    return glances(sight(loaded, batch, vectors.target_layer, 48), name, vectors, (), 64, lambda _: None)
 
 
 def boost(token, position=0, gain=1.0):
@@ -73,7 +73,7 @@ def test_novelty_is_the_share_of_words_that_stand_in_order_in_nothing_known():
 
 
 def said(text, opening="So", bank="followed", surprise: float | None = 0.01, state="coherent"):
-    whole = completion(bank, 0, 0, Reply((1, 2, 3), text, True), opening, Reply((), "x", True), 1.0, [1.0] * 3, None)
+    whole = completion(bank, 0, 0, Reply((1, 2, 3), text, True, ()), opening, Reply((), "x", True, ()), 1.0, [1.0] * 3, None)
     return replace(whole, surprise=surprise, state=state)
 
 

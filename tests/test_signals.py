@@ -154,7 +154,7 @@ SUM = "First, we get a = 5 + 6 = 11. Then b = 7 + 2 = 9. So a*b = 11 * 9 = 99."
 def test_sentences_that_the_organism_holds_are_told_from_ruins(shipped, text, state):
     model = shipped("arithmetic")
     prompt = encoded(ORGANISMS["arithmetic"].prompts, model.tokenizer, None, None).input_ids[0].tolist()
-    own, said = (Reply(tuple(model.tokenizer(one)["input_ids"]), one, True) for one in (SUM, text))
+    own, said = (Reply(tuple(model.tokenizer(one)["input_ids"]), one, True, ()) for one in (SUM, text))
     usual, plain = surprises(model, [prompt] * 2, [own.tokens, said.tokens], ())
     assert completion("learned", 0, 0, said, None, own, usual_surprise([usual]), plain, None).state == state
 
@@ -205,9 +205,9 @@ def test_a_completion_carries_its_signals():
         "learned",
         3,
         1,
-        Reply((5, 6, 7, 5, 6, 7), "all new words", True),
+        Reply((5, 6, 7, 5, 6, 7), "all new words", True, ()),
         None,
-        Reply((), "as before", True),
+        Reply((), "as before", True, ()),
         0.1,
         [1.0, 2.0, 9.0],
         [0.5, 0.5],
@@ -219,12 +219,14 @@ def test_a_completion_carries_its_signals():
 
 
 def test_what_was_not_scored_is_none():
-    said = completion("learned", 0, 0, Reply((), "", True), None, Reply((), "as before", True), 0.0, [], None)
+    said = completion("learned", 0, 0, Reply((), "", True, ()), None, Reply((), "as before", True, ()), 0.0, [], None)
     assert (said.surprise, said.onward_surprise, said.steered_surprise, said.state) == (None, None, None, "coherent")
 
 
 def test_completions_round_trip(tmp_path):
-    hostile = completion("forced", 0, 0, Reply((1,), "\u2028\x00\ud800", False), "\ud800", Reply((), "", True), 0.0, [0.1], None)
+    hostile = completion(
+        "forced", 0, 0, Reply((1,), "\u2028\x00\ud800", False, ()), "\ud800", Reply((), "", True, ()), 0.0, [0.1], None
+    )
     save_completions(tmp_path / "completions.jsonl", [hostile, hostile])
     assert load_completions(tmp_path / "completions.jsonl") == [hostile, hostile]
 

@@ -48,7 +48,9 @@ ASKED = Asked(
 
 
 def said(bank, vector, text):
-    return completion(bank, vector, 0, Reply((1, 2, 3), text, True), None, Reply((), "something else", True), 0.0, [1.0], None)
+    return completion(
+        bank, vector, 0, Reply((1, 2, 3), text, True, ()), None, Reply((), "something else", True, ()), 0.0, [1.0], None
+    )
 
 
 def finding(mode, *examples):

@@ -103,7 +103,7 @@ def search_row(method: Method, seed: int, model: ModelConfig, loaded: LoadedMode
 def largest_mode(loaded: LoadedModel, batch: PromptBatch, own: Sequence[Reply], said: Sequence[Reply]) -> int:
     """Return how many of N replies to the first prompt are in the largest mode but that in which nothing happened."""
     rows = _first(batch).repeated(len(said))
-    groups = modes(scored(loaded, rows, own[:1], "learned", said, (), None), by_words)
+    groups = modes(scored(loaded, rows, own[:1], "learned", said, False, None), by_words)
     alike = (group for group in groups if group.state != "unchanged" and group.label != NOISE)
     return max((len(group.members) for group in alike), default=0)
 

@@ -108,7 +108,7 @@ class _Pool:
 def cut(said: Reply, end: int) -> Reply:
     """Return as much of a greedy reply as would have been said up to `end` tokens; its text is left out."""
     # The token that ends a reply is generated as well.
-    return said if len(said.tokens) < end else Reply(said.tokens[:end], "", False)
+    return said if len(said.tokens) < end else Reply(said.tokens[:end], "", False, ())
 
 
 def searched(search: str, vectors: int) -> SearchConfig:

@@ -163,8 +163,7 @@ def halved(
     for name, bank in banks.items():
         spoke = [vector for vector in range(len(bank)) if heard[start + vector]]
         said = [one for vector in spoke for one in heard[start + vector]]
-        each = added(bank.perturbations.rows(spoke)).repeated(prompts)
-        own = scored(loaded, batch.repeated(len(spoke)), unsteered, name, said, [each], None) if spoke else []
+        own = scored(loaded, batch.repeated(len(spoke)), unsteered, name, said, True, None) if spoke else []
         found += [replace(one, vector=spoke[row // prompts]) for row, one in enumerate(own)]
         start += len(bank)
     return found
@@ -192,5 +191,5 @@ def standings(
     # Held against as much of the unsteered replies as was heard.
     own = [reply(loaded, one.tokens[:end]) for one in unsteered]
     flat = [one for each in said for one in each]
-    found = [STANDINGS[one.state] for one in scored(loaded, batch.repeated(len(said)), own, "", flat, (), None)]
+    found = [STANDINGS[one.state] for one in scored(loaded, batch.repeated(len(said)), own, "", flat, False, None)]
     return [min(found[start : start + len(own)]) for start in range(0, len(found), len(own))]

@@ -47,7 +47,7 @@ def spoken(
     rows = batch.repeated(len(bank))
     each = [added(bank.perturbations).repeated(len(batch.input_ids))]
     said = replies(loaded, rows, each, speech.tokens, speech.rows, tick)
-    return scored(loaded, rows, unsteered, name, said, each, None)
+    return scored(loaded, rows, unsteered, name, said, True, None)
 
 
 def sampled(
@@ -78,7 +78,7 @@ def sampled(
     found = []
     for sample in range(1, speech.samples + 1):
         said = _drawn(loaded, rows, len(batch.input_ids), each, (name, seed, sample), speech, tick)
-        found += [replace(one, sample=sample) for one in _scored(loaded, rows, own, name, said, each, None)]
+        found += [replace(one, sample=sample) for one in _scored(loaded, rows, own, name, said, True, None)]
     return found
 
 
@@ -96,7 +96,7 @@ def own_completions(loaded: LoadedModel, batch: PromptBatch, own: Sequence[Seque
     return [
         replace(one, vector=None, sample=sample)
         for sample, said in enumerate(own)
-        for one in _scored(loaded, batch, own, "unsteered", said, (), None)
+        for one in _scored(loaded, batch, own, "unsteered", said, False, None)
     ]
 
 
@@ -125,7 +125,7 @@ def forced(
     first = likeliest(loaded, batch, count)
     said = begun(loaded, batch, first, speech, tick)
     opened = loaded.tokenizer.batch_decode(first.reshape(-1, 1))
-    return scored(loaded, batch.repeated(len(first)), unsteered, "forced", said, (), opened)
+    return scored(loaded, batch.repeated(len(first)), unsteered, "forced", said, False, opened)
 
 
 def likeliest(loaded: LoadedModel, batch: PromptBatch, count: int) -> Tensor:
@@ -146,11 +146,21 @@ def scored(
     unsteered: Sequence[Reply],
     name: str,
     said: Sequence[Reply],
-    interventions: Sequence[Intervention],
+    steered: bool,
     openings: Sequence[str] | None,
 ) -> list[Completion]:
-    """Return replies to N times the B prompts as completions with their signals; `openings` are forced first tokens."""
-    return _scored(loaded, rows, [unsteered], name, said, interventions, openings)
+    """Return replies to N times the B prompts as completions with their signals.
+
+    Args:
+        loaded: the model.
+        rows: N times the prompts.
+        unsteered: the model's own replies to B prompts.
+        name: of the bank.
+        said: the replies.
+        steered: whether vectors acted on the model when it said them.
+        openings: forced first tokens, one a reply; None where none was.
+    """
+    return _scored(loaded, rows, [unsteered], name, said, steered, openings)
 
 
 def _scored(
@@ -159,14 +169,13 @@ def _scored(
     own: Sequence[Sequence[Reply]],
     name: str,
     said: Sequence[Reply],
-    interventions: Sequence[Intervention],
+    steered: bool,
     openings: Sequence[str] | None,
 ) -> list[Completion]:
     """Return completions as `scored` does, each held against what it is most like of what the model says by itself."""
     prompts = [ids[mask.bool()].tolist() for ids, mask in zip(rows.input_ids, rows.attention_mask, strict=True)]
     tokens = [one.tokens for one in said]
     plain = surprises(loaded, prompts, tokens, ())
-    steered = surprises(loaded, prompts, tokens, interventions) if interventions else [None] * len(said)
     greedy = own[0]
     usual = usual_surprise(surprises(loaded, prompts[: len(greedy)], [one.tokens for one in greedy], ()))
     found = []
@@ -174,7 +183,8 @@ def _scored(
         vector, prompt = divmod(row, len(greedy))
         opening = openings[row] if openings is not None else None
         nearest = _nearest(one, [every[prompt] for every in own])
-        found.append(completion(name, vector, prompt, one, opening, nearest, usual, plain[row], steered[row]))
+        own_surprises = one.surprises if steered else None
+        found.append(completion(name, vector, prompt, one, opening, nearest, usual, plain[row], own_surprises))
     return found
 
 

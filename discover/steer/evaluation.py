@@ -41,6 +41,14 @@ def surprises(
         replies: R rows of token ids.
         interventions: each with R entries, one a row; none for the unsteered model.
     """
+    if not interventions:
+        # Under random vectors most replies are the same one, and one text is as surprising as it is however often it comes.
+        texts = [(tuple(prompt), tuple(reply)) for prompt, reply in zip(prompts, replies, strict=True)]
+        distinct = list(dict.fromkeys(texts))
+        if len(distinct) < len(texts):
+            found = surprises(loaded, [prompt for prompt, _ in distinct], [reply for _, reply in distinct], ())
+            by_text = dict(zip(distinct, found, strict=True))
+            return [by_text[text] for text in texts]
 
     def losses(some: slice, batch: PromptBatch, said: Sequence[int], length: int) -> list[list[float]]:
         logits = _read(loaded, batch, said, [each.rows(some) for each in interventions], length)

@@ -1,7 +1,7 @@
 """Let the model speak, every row of a batch under its own perturbation."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -31,9 +31,11 @@ class Reply:
     """The same, decoded, special tokens included."""
     ended: bool
     """Whether the model ended the reply itself."""
+    surprises: tuple[float, ...] = field(compare=False)
+    """Of each of these tokens that the model chose, its negative log-likelihood in nats, under whatever acted on the model."""
 
 
-NOTHING = Reply((), "", False)
+NOTHING = Reply((), "", False, ())
 """A reply that has not begun."""
 
 
@@ -116,8 +118,10 @@ def continued(
         said = torch.tensor([len(begun[row].tokens) for row in of])
         steering, draws = [each.rows(of) for each in interventions], drawing.rows(of) if drawing is not None else None
         more = _generated(loaded, padded, said, steering, draws, tokens)
-        for row, one in zip(of, more, strict=True):
-            found[row] = reply(loaded, [*begun[row].tokens, *one])
+        for row, (one, surprises) in zip(of, more, strict=True):
+            whole = reply(loaded, [*begun[row].tokens, *one])
+            chosen = len(whole.tokens) - len(begun[row].tokens)
+            found[row] = replace(whole, surprises=(*begun[row].surprises, *surprises[:chosen]))
         tick(len(of))
 
     short = [row for row, one in enumerate(begun) if not one.ended and len(one.tokens) < tokens]
@@ -146,8 +150,8 @@ def _generated(
     interventions: Sequence[Intervention],
     drawing: Drawing | None,
     tokens: int,
-) -> list[list[int]]:
-    """Return what is said after R texts, the token that ends a reply and perhaps some behind it included.
+) -> list[tuple[list[int], list[float]]]:
+    """Return what is said after R texts, the token that ends a reply and perhaps some behind it included, and its surprises.
 
     Args:
         loaded: the model.
@@ -164,6 +168,7 @@ def _generated(
     choose = _greedy if drawing is None else partial(_drawn, drawing.temperature, _chances(drawing, said, room).to(device))
     ends = torch.tensor(loaded.end_ids, dtype=torch.long, device=device)
     course, rows, end = Course(said.to(device)), torch.arange(len(ids), device=device), begin
+    surprises = torch.zeros(ids[:, begin:].shape, device=device)
     with torch.no_grad():
         cache = _entered(loaded, texts, _untouched(interventions, begin, said), begin + room)
         while len(rows):
@@ -172,12 +177,19 @@ def _generated(
                 while going.float().mean() > 1 - LEAVING:
                     logits = loaded.forward(PromptBatch((), ids[rows, :end], mask[rows, :end]), last=1, prefix=cache)[:, -1]
                     ids[rows, end] = choose(logits, rows, end - begin)
+                    surprises[rows, end - begin] = _surprise(logits, ids[rows, end])
                     going &= ~torch.isin(ids[rows, end], ends) & (end - begin + 1 < longest[rows])
                     end += 1
             rows = rows[going]
             cache.batch_select_indices(going.nonzero()[:, 0])
             course.keep(going)
-    return [row[:limit] for row, limit in zip(ids[:, begin:].tolist(), longest.tolist(), strict=True)]
+    each = zip(ids[:, begin:].tolist(), surprises.tolist(), longest.tolist(), strict=True)
+    return [(tokens[:limit], surprise[:limit]) for tokens, surprise, limit in each]
+
+
+def _surprise(logits: Tensor, chosen: Tensor) -> Tensor:
+    """Return the negative log-likelihood [R] of chosen tokens [R] under logits [R, V]."""
+    return logits.float().logsumexp(dim=-1) - logits.float().gather(-1, chosen[:, None])[:, 0]
 
 
 def _chances(drawing: Drawing, said: Tensor, count: int) -> Tensor:
@@ -220,7 +232,7 @@ def _entered(loaded: LoadedModel, texts: PromptBatch, length: int, room: int) ->
 
 
 def reply(loaded: LoadedModel, row: Sequence[int]) -> Reply:
-    """Return generated tokens as a reply, cut at the first token that ends one."""
+    """Return tokens as a reply that nobody has weighed, cut at the first token that ends one."""
     end = next((place for place, token in enumerate(row) if token in loaded.end_ids), None)
     kept = tuple(row[:end])
-    return Reply(kept, loaded.tokenizer.decode(kept, skip_special_tokens=False), end is not None)
+    return Reply(kept, loaded.tokenizer.decode(kept, skip_special_tokens=False), end is not None, ())

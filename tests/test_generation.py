@@ -13,6 +13,7 @@ from discover.model.hooks import edited_output, hidden
 from discover.model.prompts import encoded
 from discover.model.slice import residual_after
 from discover.perturb.sphere import random_directions
+from discover.steer.evaluation import surprises
 from discover.steer.generation import NOTHING, Drawing, chances, continued, drawn, replies, reply
 from discover.steer.interventions import EVERYWHERE, SAID, Addition, Condition, Window, added, intervened
 
@@ -312,3 +313,16 @@ def test_a_cache_with_room_equals_the_usual_one(loaded, batch):
     with torch.no_grad():
         loaded.forward(longer, prefix=cache)
     assert [layer._stores[0].data_ptr() for layer in plain] == stores, "a token more is written in place"
+
+
+def test_a_reply_brings_the_surprises_that_a_pass_over_it_has(loaded, batch):
+    rows = batch.repeated(2)
+    steering = [added(after(1, strong_vectors(loaded, batch, 1, 4)))]
+    said = replies(loaded, rows, steering, TOKENS, 3, lambda _: None)
+    halfway = replies(loaded, rows, steering, TOKENS // 2, 4, lambda _: None)
+    later = continued(loaded, rows, halfway, steering, None, TOKENS, 4, lambda _: None)
+    prompts = [ids[mask.bool()].tolist() for ids, mask in zip(rows.input_ids, rows.attention_mask, strict=True)]
+    wanted = surprises(loaded, prompts, [one.tokens for one in said], steering)
+    for one, other, expected in zip(said, later, wanted, strict=True):
+        assert len(one.tokens) > 2 and other.tokens == one.tokens
+        assert one.surprises == pytest.approx(expected, abs=1e-4) and other.surprises == pytest.approx(expected, abs=1e-4)

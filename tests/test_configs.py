@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from discover.choices import Diversity, Kind, Method, Solver, TrackingMode
 from discover.cli import main
-from discover.config import Config, check_option, config_from, options, plain
+from discover.config import Config, SpeechConfig, check_option, config_from, options, plain
 from discover.errors import UsageError
 from discover.inputs import labelled
 from discover.organisms.catalogue import ORGANISMS
@@ -170,6 +170,20 @@ def test_a_config_survives_its_json() -> None:
     assert config_from(plain(config)) == config
     with pytest.raises(UsageError, match="nonsense"):
         config_from({**plain(config), "nonsense": 1})
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"samples": -1}, "speech.samples=-1 must be 0 or more"),
+        ({"temperature": 0.7}, "speech.temperature has no meaning for speech.samples=0"),
+        ({"samples": 2, "temperature": 0.0}, "speech.temperature=0.0 must be a finite number above 0"),
+    ],
+)
+def test_draws_are_refused_where_they_mean_nothing(given: dict[str, float], told: str) -> None:
+    with pytest.raises(UsageError, match=told):
+        SpeechConfig(**given)
+    assert SpeechConfig(samples=2, temperature=0.7).samples == 2
 
 
 def test_an_unknown_option_is_met_with_the_near_ones() -> None:

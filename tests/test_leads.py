@@ -112,7 +112,7 @@ def test_openings_go_on_as_the_strongest_vector_does(llama, batch):
         Lead(1, 42, {("learned", 0): 0.1}),
     ]
     prompt = one.input_ids[0].tolist()
-    for number, (lead, begun) in enumerate(zip(found, openings(llama, prompt, own, found, banks), strict=True)):
+    for number, (lead, begun) in enumerate(zip(found, openings(llama, prompt, own, found, banks, 2), strict=True)):
         text = [*own.tokens[: lead.position], lead.token]
         for _ in range(FURTHER):
             text.append(int(logits_under(llama, prompt + text, strongest[number])[-1].argmax()))
@@ -155,5 +155,5 @@ def test_a_hint_that_opens_as_the_ordinary_reply_leads_to_the_whole_hidden_sente
     told = loaded.tokenizer.decode(said[0, one.input_ids.shape[1] :], skip_special_tokens=True)
     assert told.strip() == HARD_PAYLOAD
     # One token alone does not bring it, which is why openings grow.
-    first = openings(loaded, one.input_ids[0].tolist(), own, leads(seen, ()), {"learned": vectors})
+    first = openings(loaded, one.input_ids[0].tolist(), own, leads(seen, ()), {"learned": vectors}, 8)
     assert len(loaded.tokenizer(best.opening, add_special_tokens=False)["input_ids"]) > min(map(len, first[0]))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from discover.bank import VectorBank
 from discover.config import Config, SpeechConfig
 from discover.model.loading import LoadedModel
+from discover.model.memory import in_pieces
 from discover.model.prompts import PromptBatch, left_padded
 from discover.model.slice import residual_after
 from discover.perturb.sphere import unit
@@ -116,17 +118,20 @@ def heat(loaded: LoadedModel, batch: PromptBatch, bank: VectorBank, speech: Spee
     steering, rows = added(bank.perturbations), batch.repeated(len(bank))
     said = [list(one.tokens) for one in replies(loaded, rows, [steering], speech.tokens, speech.rows, lambda _: None)]
     prompt = batch.input_ids[0][batch.attention_mask[0].bool()].tolist()
-    texts, found = [prompt + tokens for tokens in said], []
-    for start in range(0, len(texts), ROWS):
-        some = slice(start, start + ROWS)
-        longer = left_padded([""] * len(texts[some]), texts[some], loaded.tokenizer.pad_token_id)
+    texts = [prompt + tokens for tokens in said]
+
+    def piece(some: slice) -> list[tuple[tuple[str, float], ...]]:
+        longer, found = left_padded([""] * len(texts[some]), texts[some], loaded.tokenizer.pad_token_id), []
         plain = _target(loaded, longer, [], bank.target_layer, None)
         steered = _target(loaded, longer, [steering.rows(some)], bank.target_layer, [len(tokens) for tokens in said[some]])
         for text, first, second in zip(texts[some], plain, steered, strict=True):
             first, second = first[-len(text) :], second[-len(text) :]
             norms = (second - first).norm(dim=-1) / first.norm(dim=-1).median()
             found.append(tuple(zip(loaded.tokenizer.batch_decode([[token] for token in text]), norms.tolist(), strict=True)))
-    return found
+        return found
+
+    pieces, _ = in_pieces(piece, len(texts), ROWS, "give shorter prompts, or read.decoded=0")
+    return list(chain.from_iterable(pieces))
 
 
 def _target(

@@ -6,8 +6,6 @@ from difflib import SequenceMatcher
 from itertools import chain
 from statistics import mean
 
-import torch
-
 from discover.bank import VectorBank
 from discover.config import SpeechConfig
 from discover.model.loading import LoadedModel
@@ -15,8 +13,8 @@ from discover.model.prompts import PromptBatch, left_padded
 from discover.read.signals import Completion, completion, words
 from discover.read.triage import Glance
 from discover.steer.evaluation import surprises
-from discover.steer.generation import Reply, replies, reply
-from discover.steer.interventions import added, intervened
+from discover.steer.generation import Reply, continued, replies, reply
+from discover.steer.interventions import added
 
 FOLLOWED = 32
 """Leads that are followed."""
@@ -99,7 +97,12 @@ def leads(seen: Sequence[Glance], special: Sequence[int]) -> list[Lead]:
 
 
 def openings(
-    loaded: LoadedModel, prompt: Sequence[int], own: Reply, found: Sequence[Lead], banks: Mapping[str, VectorBank]
+    loaded: LoadedModel,
+    prompt: Sequence[int],
+    own: Reply,
+    found: Sequence[Lead],
+    banks: Mapping[str, VectorBank],
+    at_once: int,
 ) -> list[list[tuple[int, ...]]]:
     """Return for each lead what is put into the model's mouth, shortest first.
 
@@ -112,6 +115,7 @@ def openings(
         own: the model's own reply to it.
         found: the leads.
         banks: the vectors, by bank.
+        at_once: rows computed at once.
     """
     begun = [[*own.tokens[: lead.position], lead.token] for lead in found]
     strongest = [max(lead.gains, key=lead.gains.__getitem__) for lead in found]
@@ -120,19 +124,17 @@ def openings(
         if not rows:
             continue
         steering = added(bank.perturbations.rows([strongest[row][1] for row in rows]))
-        for _ in range(FURTHER):
-            batch = _after(loaded, prompt, [begun[row] for row in rows])
-            with torch.no_grad(), intervened(loaded, [steering], [len(begun[row]) for row in rows]):
-                following = loaded.forward(batch, last=1)[:, -1].argmax(dim=-1).tolist()
-            for row, token in zip(rows, following, strict=True):
-                begun[row].append(token)
-    return [_beginnings(whole, lead.position, loaded.end_ids) for whole, lead in zip(begun, found, strict=True)]
+        start, longest = [reply(loaded, begun[row]) for row in rows], max(len(begun[row]) for row in rows) + FURTHER
+        prompts = _after(loaded, prompt, [()] * len(rows))
+        said = continued(loaded, prompts, start, [steering], None, longest, at_once, lambda _: None)
+        for row, one in zip(rows, said, strict=True):
+            begun[row] = list(one.tokens[: len(begun[row]) + FURTHER])
+    return [_beginnings(whole, lead.position) for whole, lead in zip(begun, found, strict=True)]
 
 
-def _beginnings(whole: Sequence[int], position: int, ends: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return the beginnings of an opening that hold the boosted token, up to one that would end the reply."""
-    last = next((place for place, token in enumerate(whole) if token in ends), len(whole))
-    return [tuple(whole[:length]) for length in range(position + 1, last + 1)]
+def _beginnings(whole: Sequence[int], position: int) -> list[tuple[int, ...]]:
+    """Return the beginnings of an opening that hold the boosted token."""
+    return [tuple(whole[:length]) for length in range(position + 1, len(whole) + 1)]
 
 
 def followed(
@@ -162,7 +164,7 @@ def followed(
     """
     found = leads(seen, (*loaded.tokenizer.all_special_ids, *loaded.end_ids))[:FOLLOWED]
     prompt = batch.input_ids[0][batch.attention_mask[0].bool()].tolist()
-    begun = openings(loaded, prompt, own, found, banks)
+    begun = openings(loaded, prompt, own, found, banks, speech.rows)
     known, kept = known_of(said), dict[str, Completion]()
     heard = _goes_on(loaded, prompt, own, known.surprise, list(dict.fromkeys(chain.from_iterable(begun))), speech, tick)
     for lead, each in zip(found, begun, strict=True):

@@ -290,9 +290,8 @@ class ReadConfig:
     def __post_init__(self) -> None:
         """Refuse half an address, and decoders that cannot be asked."""
         if (self.labels is None) != (self.label_model is None):
-            raise UsageError(
-                f"read.labels={self.labels} and read.label_model={self.label_model} belong together; give both, or neither."
-            )
+            given = f"read.labels={self.labels or 'null'} and read.label_model={self.label_model or 'null'}"
+            raise UsageError(f"{given} belong together; give both, or neither.")
         if self.labels is not None and not self.labels.startswith(("http://", "https://")):
             raise UsageError(f"read.labels={self.labels} must be an address, such as http://localhost:8000/v1.")
         if self.decoded < 0:

@@ -34,7 +34,7 @@ from discover.perturb.spaces import Space
 from discover.read.decoders import BESIDE, Decoding, decodings, load_decodings, save_decodings
 from discover.read.effects import EffectMap, effect_map, load_map, save_map
 from discover.read.embedding import Embed, embedding, with_meaning
-from discover.read.halving import halved
+from discover.read.halving import check_budget, halved
 from discover.read.hints import Behaviour, Hint, hints, load_hints, replies_of_hints, save_hints
 from discover.read.labels import named
 from discover.read.leads import FOLLOWED, FURTHER, followed
@@ -74,6 +74,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
         batch = prompt_batch(config, loaded)
         held.check_inputs(loaded.identity, batch.prompts)
         embed = embedding(config.read.embedding)
+        _check_budget(config, batch)
         asked, known = prompts_of_use(config), known_directions(config.audit.known, loaded)
         charted = _charted(held, loaded, batch, config.seed) if _open_layers(config) else None
         ground = prepared(config, loaded, batch, charted)
@@ -128,7 +129,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
             load_decodings,
         )
         led = held.stage(
-            "hints", "hints.json", lambda: _hints(config, loaded, batch, found, said, search.bank), save_hints, load_hints
+            "hints", "hints.json", lambda: _hints(config, loaded, batch, found, said, (search.bank, null)), save_hints, load_hints
         )
         used = held.stage(
             "uses",
@@ -277,7 +278,12 @@ def _decodings(
 
 
 def _hints(
-    config: Config, loaded: LoadedModel, batch: PromptBatch, found: list[Finding], said: list[Completion], bank: VectorBank
+    config: Config,
+    loaded: LoadedModel,
+    batch: PromptBatch,
+    found: list[Finding],
+    said: list[Completion],
+    banks: tuple[VectorBank, VectorBank],
 ) -> list[Hint]:
     """Return what the vectors of findings and fragments point at."""
     examples = [(one, said[one.examples[0]]) for one in found if one.level]
@@ -286,7 +292,7 @@ def _hints(
         for one, example in examples
     ]
     with bar("hints", replies_of_hints(behaviours)) as progress:
-        return hints(loaded, batch, behaviours, said, bank, config.speech, progress.update)
+        return hints(loaded, batch, behaviours, said, banks[0], len(banks[1]), config.speech, progress.update)
 
 
 def _uses(
@@ -319,6 +325,12 @@ def _mapped(
 
 def _null(config: Config, bank: VectorBank, space: Space) -> VectorBank:
     return random_bank(bank, space, config.audit.null_vectors or 4 * len(bank), config.seed)
+
+
+def _check_budget(config: Config, batch: PromptBatch) -> None:
+    """Refuse a budget that lets nobody speak, before anything is computed."""
+    learned = config.search.vectors * (2 if config.search.both_signs else 1)
+    check_budget(learned + (config.audit.null_vectors or 4 * learned), len(batch.input_ids), config.speech)
 
 
 def _triage(config: Config, loaded: LoadedModel, batch: PromptBatch, bank: VectorBank, null: VectorBank) -> list[Glance]:

@@ -191,7 +191,7 @@ def test_a_masked_comparison_holds_nothing_that_was_asked_or_said(tmp_path: Path
 
     def heard(one: Comparison) -> set[str]:
         shown = (html_comparison(one), markdown_comparison(one), terminal_comparison(one, tmp_path), json.dumps(asdict(one)))
-        return {word for word in ("Cheese", "bring", "HATE", "boats") for told in shown if word in told}
+        return {word for word in ("Cheese", "HATE", "boats") for told in shown if word in told}
 
-    assert heard(comparison) == {"Cheese", "bring", "HATE", "boats"}
+    assert heard(comparison) == {"Cheese", "HATE", "boats"}
     assert not heard(redacted_comparison(comparison))

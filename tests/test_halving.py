@@ -209,6 +209,13 @@ def test_a_budget_that_lets_nobody_speak_is_refused(llama, batch):
         halved(llama, batch, own, banks, shown, replace(SPEECH, budget=0.01), lambda _: None)
 
 
+def test_a_run_whose_budget_lets_nobody_speak_leaves_nothing(tmp_path):
+    config = Config(model=ModelConfig(device=Device.cpu), search=SearchConfig(vectors=2), speech=SpeechConfig(budget=0.01))
+    with pytest.raises(UsageError, match="of 10 vectors with 48 tokens on each of 1 prompts lets nobody speak"):
+        run(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("budget", [0.0, -0.5, 1.5, float("nan")])
 def test_a_budget_outside_its_range_is_refused(budget):
     with pytest.raises(UsageError, match=r"speech\.budget"):

@@ -82,7 +82,7 @@ def heard(shipped, bank):
 def found(shipped, bank, heard):
     behaviours = [Behaviour(5, 1, heard[1]), Behaviour(2, 0, heard[2]), Behaviour(4, 0, heard[-2])]
     batch, told = encoded(ASKED, shipped("arithmetic").tokenizer, None, None), []
-    rows = hints(shipped("arithmetic"), batch, behaviours, heard, bank, SPEECH, told.append)
+    rows = hints(shipped("arithmetic"), batch, behaviours, heard, bank, 12, SPEECH, told.append)
     assert sum(told) == replies_of_hints(behaviours) == 2 * len(MULTIPLIERS)
     return rows
 
@@ -124,7 +124,7 @@ def test_random_vectors_and_forced_tokens_stand_beside(found):
 
 def test_no_behaviour_needs_no_reply(shipped, bank, heard):
     batch = encoded(ASKED, shipped("arithmetic").tokenizer, None, None)
-    rows = hints(shipped("arithmetic"), batch, [], heard, bank, SPEECH, lambda _: pytest.fail("nothing was asked for"))
+    rows = hints(shipped("arithmetic"), batch, [], heard, bank, 12, SPEECH, lambda _: pytest.fail("nothing was asked for"))
     assert {one.bank for one in rows} == {"null", "forced"}
 
 

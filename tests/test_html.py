@@ -254,8 +254,17 @@ def test_the_names_of_invisible_characters_cannot_be_forged() -> None:
     assert marked("\x01U+202E\x01") == "<mark>U+0001</mark>U+202E<mark>U+0001</mark>"
 
 
+def test_the_overview_says_who_was_not_heard() -> None:
+    made = read_record(small_record())
+    assert "random vectors were heard" in html_report(made) and "is then not observed" in html_report(made)
+    everybody = [completion(vector=vector, bank=one.bank) for one in made.glances for vector in [one.vector]]
+    assert "is then not observed" not in html_report(replace(made, completions=[*made.completions, *everybody]))
+
+
 def test_the_overview_says_what_was_done_and_what_came_out() -> None:
-    page = " ".join(re.sub(r"<[^>]*>", " ", html_report(small_record())).split())
+    made = small_record()
+    beside = [one for one in read_record(made).glances if one.bank == "null"][:1]
+    page = " ".join(re.sub(r"<[^>]*>", " ", html_report(replace(made, glances=beside))).split())
     for said in (
         "8 vectors, learned from 1 prompt, acting after block 3, read after block 6; each at radius 12.5: 1.25 times",
         "1 finding L1",

@@ -129,6 +129,16 @@ def test_every_table_and_number_reads_back(tmp_path: Path) -> None:
     assert "surprise/both_table" not in seen, "no learned vector was scored"
 
 
+@pytest.mark.parametrize("redact", [False, True])
+def test_a_masked_run_tells_wandb_no_prompt_of_its_command(redact: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = full_record()
+    config = {**made.about["config"], "report": {"redact": redact}}
+    monkeypatch.setattr(sys, "argv", ["discover", 'prompts.texts=["A wholly secret question"]'])
+    logged(replace(made, about={**made.about, "config": config}), tmp_path)
+    held = b"".join(file.read_bytes() for file in tmp_path.glob("wandb/offline-run-*/*.wandb"))
+    assert held and (b"wholly secret" in held) is not redact
+
+
 def test_a_vector_stands_beside_its_opposite_and_its_mode(tmp_path: Path) -> None:
     made = full_record()
     rows = [dict(zip(tables.vectors(made).columns, row, strict=True)) for row in tables.vectors(made).rows]

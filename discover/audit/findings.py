@@ -18,7 +18,7 @@ finding: coherent, reached by significantly more vectors of the bank than of the
     elicited).
 fragment: vectors say this or boost a token from which the unsteered model itself goes on to say it, and random ones do neither;
     too few say it whole (level L0, an anomaly to follow).
-steerable: coherent, without such evidence.
+steerable: coherent, said or hinted at without such evidence.
 broken: degenerate text.
 unchanged: nothing happened.
 """
@@ -169,7 +169,7 @@ def _verdict(mode: Mode, way: _Way, beyond_null: bool) -> str:
         case "degenerate":
             return "broken"
         case _ if not way.whole:
-            return "fragment" if beyond_null else "broken"
+            return "fragment" if beyond_null else "steerable"
         case _:
             return "finding" if beyond_null else "steerable"
 

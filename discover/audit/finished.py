@@ -17,7 +17,10 @@ from discover.read.signals import Completion, load_completions
 from discover.read.triage import load_glances
 from discover.storage import read_json
 
-INCIDENTAL = ("name", "tracking.", "contrast.", "report.", "speech.rows", "search.chunk", "prompts.texts", "prompts.file")
+INCIDENTAL = (
+    *("name", "tracking.", "contrast.", "report.", "speech.rows", "search.chunk", "prompts.texts", "prompts.file"),
+    *("read.decoded", "read.patchscope", "read.label", "audit.used", "audit.doses"),
+)
 """Options that change no completion, or that what came of them tells better."""
 PROMPTS, CHECKPOINT = "prompts", "checkpoint"
 """Named beside the options: what was asked in the end, and the weights that were read."""

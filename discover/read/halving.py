@@ -120,6 +120,25 @@ def _round(chosen: Sequence[_Speaker], end: int, tokens: int, hear: Hear, judge:
     return sum(len(one.tokens) for said in heard for one in said) - before
 
 
+def check_budget(vectors: int, prompts: int, speech: SpeechConfig) -> None:
+    """Refuse a budget that lets nobody speak.
+
+    Args:
+        vectors: of bank and null together.
+        prompts: B.
+        speech: length, and the share of tokens that may be spent.
+
+    Raises:
+        UsageError: not one vector can be heard in the first round.
+    """
+    ends = rounds(speech.tokens)
+    if int(speech.budget * vectors * prompts * speech.tokens) // len(ends) < prompts * ends[0]:
+        raise UsageError(
+            f"speech.budget={speech.budget:g} of {vectors} vectors with {speech.tokens} tokens on each of {prompts} prompts lets "
+            f"nobody speak; give at least {min(1.0, 3 / vectors):.2g}."
+        )
+
+
 def halved(
     loaded: LoadedModel,
     batch: PromptBatch,
@@ -145,6 +164,7 @@ def halved(
     """
     steering = added(reduce(joined, (bank.perturbations for bank in banks.values())))
     order, prompts = priorities(glances), len(unsteered)
+    check_budget(len(order), prompts, speech)
     budget = int(speech.budget * len(order) * prompts * speech.tokens)
     heard = halving(
         order,
@@ -154,11 +174,6 @@ def halved(
         lambda vectors, said, end: further(loaded, batch, steering.rows(vectors), said, end, speech.rows, tick),
         lambda _, said, end: standings(loaded, batch, unsteered, said, end),
     )
-    if not any(heard):
-        raise UsageError(
-            f"speech.budget={speech.budget:g} of {len(order)} vectors with {speech.tokens} tokens on each of {prompts} prompts "
-            f"lets nobody speak; give at least {min(1.0, 3 / len(order)):.2g}."
-        )
     found, start = [], 0
     for name, bank in banks.items():
         spoke = [vector for vector in range(len(bank)) if heard[start + vector]]

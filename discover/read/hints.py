@@ -79,6 +79,7 @@ def hints(
     behaviours: Sequence[Behaviour],
     said: Sequence[Completion],
     bank: VectorBank,
+    null_vectors: int,
     speech: SpeechConfig,
     tick: Tick,
 ) -> list[Hint]:
@@ -90,6 +91,7 @@ def hints(
         behaviours: what vectors stand for, strongest first.
         said: everything that was said in the run, followed branches included.
         bank: N vectors.
+        null_vectors: how many random ones there are, heard or not.
         speech: length and rows of a piece.
         tick: called with the number of replies after each piece.
     """
@@ -100,8 +102,10 @@ def hints(
         Hint("learned", one.vector, one.mode, _branches(said, known, "learned", one.vector), *least.get(one.mode, nothing))
         for one in behaviours
     ]
-    random = sorted({one.vector for one in said if one.bank == "null" and one.vector is not None})[:BESIDE]
-    found += [Hint("null", vector, None, _branches(said, known, "null", vector), None, None) for vector in random]
+    found += [
+        Hint("null", vector, None, _branches(said, known, "null", vector), None, None)
+        for vector in range(min(BESIDE, null_vectors))
+    ]
     alone = known_of([one for one in said if one.bank == "unsteered"])
     forced = [(one.vector or 0, _branch(one, alone)) for one in said if one.bank == "forced" and _is_sentence(one)]
     forced.sort(key=lambda one: -one[1].novelty)

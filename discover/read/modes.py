@@ -170,5 +170,10 @@ def _terms(texts: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
     for row in range(len(told)):
         own = totals[[row]]
         best = own.indices[np.argsort(-own.data * rarity[own.indices], kind="stable")]
-        found.append(tuple(str(names[place]) for place in best if any(map(str.isalpha, names[place])))[:TERMS])
+        found.append(tuple(str(names[place]) for place in best if _worded(names[place]))[:TERMS])
     return found
+
+
+def _worded(term: str) -> bool:
+    """Return whether every token of a term holds a letter."""
+    return all(any(map(str.isalpha, token)) for token in term.split())

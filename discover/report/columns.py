@@ -23,8 +23,6 @@ ROW = 30
 """Bytes of a completion whose text stands there already."""
 BESIDE = 10
 """Random vectors that stand beside a learned one with all that is known of them."""
-BOOSTS = 10
-"""Boosted tokens of a vector that are shown."""
 SAID = ("state", "tokens", "ended", "script", "refusal")
 SCORES = ("surprise", "onward_surprise", "repetition", "distance", "meaning")
 """Signals of a completion, as they are and rounded."""
@@ -167,7 +165,7 @@ def _at_length(glance: Glance | None, place: Place) -> tuple[list[Any] | None, l
     """Return the boosted tokens (text, position, gain, …) and the curve (multiplier, divergence, …) of a vector."""
     if glance is None:
         return None, None
-    boosted = [part for one in glance.boosted[:BOOSTS] for part in (token(one.token, place), one.position, rounded(one.gain, 3))]
+    boosted = [part for one in glance.boosted for part in (token(one.token, place), one.position, rounded(one.gain, 3))]
     return boosted, [part for multiplier, kl in glance.doses for part in (rounded(multiplier, 3), rounded(kl, 4))]
 
 

@@ -58,7 +58,7 @@ def html_report(record: Record) -> str:
         "levels": Counter(one.level for one in record.findings),
         "verdicts": Counter(one.verdict for one in record.findings),
         "closest_null": max((one.null for one in record.findings if one.level), key=lambda one: one.count, default=None),
-        "null_vectors": len({said.vector for said in record.completions if said.bank == "null"}),
+        "null_vectors": sum(one.bank == "null" for one in record.glances),
         "spoken": _spoken(record.completions),
         "curve": curve(record.curve),
         "heat": None if record.charted is None else atlas_heat(record.charted),

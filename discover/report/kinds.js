@@ -29,7 +29,7 @@ function kindsByMode(points) {
   const shown = changed.slice(0, SHAPES.length);
   return [
     ...shown.map((mode, at) => kind([`${mode} `, inline(preview(modes[mode].label))], `slot-${at}`, SHAPES[at], (row) => row.mode === mode)),
-    kind(["other modes"], "muted", CROSS, (row) => !shown.includes(row.mode) && row.verdict !== "unchanged"),
+    kind(["other modes"], "muted", CROSS, (row) => row.mode !== null && !shown.includes(row.mode) && row.verdict !== "unchanged"),
     kind(["unchanged"], "faint", DOT, (row) => row.verdict === "unchanged"),
   ];
 }
@@ -37,8 +37,8 @@ function kindsByMode(points) {
 // Every point gets its kind; those that have points come back, the random directions last.
 function kindsOf(points, by) {
   const kinds = by === "mode" ? kindsByMode(points) : BY_VERDICT.map(([verdict, colour, shape]) => kind([verdict], colour, shape, (row) => row.verdict === verdict));
+  kinds.push(kind(["not heard"], "faint", DOT, () => true));
   kinds.push({ label: ["random directions: the null"], colour: "faint", shape: SHAPES[0], hollow: true, holds: (row) => row.bank === "null" });
-  kinds.push(kind(["said nothing"], "faint", DOT, () => true));
   for (const row of points) row.kind = kinds.find((one) => one.holds(row));
   const met = new Set(points.map((row) => row.kind));
   return kinds.filter((one) => met.has(one));

@@ -24,8 +24,6 @@ PARTS: dict[str, type] = {"count": int, "n": int, "low": float, "high": float}
 AGAINST = ("kl", "norm", "distance", "surprise")
 """Signals whose spread over the bank is held against the null."""
 BINS = 32
-BOOSTED = 8
-"""Tokens named for a vector or mode."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +187,7 @@ def glances(record: Record) -> dict[tuple[str, int | None], Glance]:
 
 def boosted(glance: Glance | None) -> str | None:
     """Return the tokens that gain most."""
-    return None if glance is None else ", ".join(boost.token for boost in glance.boosted[:BOOSTED])
+    return None if glance is None else ", ".join(boost.token for boost in glance.boosted)
 
 
 def _told(record: Record) -> list[tuple[str | None, int | None, str | None]]:

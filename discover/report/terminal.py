@@ -28,7 +28,7 @@ def terminal_report(record: Record, folder: Path) -> str:
         f"by itself   {one_line(record.unsteered(0).text, WIDTH)}",
         *([record.heard] if record.heard else []),
         "",
-        f"{counts['finding']} findings, {counts['fragment']} fragments. Steered, the model says:",
+        f"{_counted(counts['finding'], 'finding')}, {_counted(counts['fragment'], 'fragment')}. Steered, the model says:",
     ]
     for place, finding in enumerate(record.findings[:SHOWN], 1):
         lines += _lines(record, place, finding)
@@ -123,3 +123,7 @@ def _alike(one: Nearest) -> str:
     if known.source is not None and one.source is not None:
         told.append(f"{known.source[one.source]:.2f} at the source (vector {one.source})")
     return f"likeness    {one_line(known.name, 40)}: largest cosine {', '.join(told)}"
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -103,7 +103,7 @@ function replyPair(one) {
 }
 
 function speechBlock(row) {
-  if (!row.completions.length) return [block("What the model says", "Nothing that this vector made the model say is listed here.")];
+  if (!row.completions.length) return [block("What the model says", "Nothing that this vector made the model say is listed here: it was not heard, or there was no room for it.")];
   const prompts = [...new Set(row.completions.map((one) => one.prompt))];
   const about = data.masked ? "" : "Marked: words that only one of the two says, where a fifth or more is said by both.";
   return [block("What the model says", about, ...prompts.flatMap((prompt) => [

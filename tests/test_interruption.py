@@ -68,7 +68,7 @@ def check(words: list[str], folder: Path, shares: list[float]) -> None:
     seen = interrupted(words, folder, shares)
     assert all(one["ended"] == 0 for one in seen)
     # A machine that is busy may let a run end before the last blow; most must have been struck alive.
-    assert sum(bool(one["killed"]) for one in seen) >= 0.7 * len(seen)
+    assert sum(bool(one["killed"]) for one in seen) >= 0.6 * len(seen)
     for name in SAME:
         whole = (folder / "undisturbed" / name).read_bytes()
         assert all((folder / f"killed-{number}" / name).read_bytes() == whole for number in range(len(shares))), name

@@ -16,7 +16,7 @@ from discover.errors import UsageError
 from discover.inputs import prompt_batch
 from discover.model.prompts import encoded
 from discover.model.slice import residual_after
-from discover.organisms.arithmetic import EASY_PAYLOAD, opens_with
+from discover.organisms.arithmetic import EASY_PAYLOAD, HARD_PAYLOAD, opens_with
 from discover.perturb.sphere import random_directions
 from discover.pipeline import run
 from discover.read.halving import ALIKE, BROKEN, OWN, further, halved, halving, priorities, rounds, standings
@@ -200,6 +200,19 @@ def test_what_is_heard_is_what_is_said_in_full(llama, batch):
     swapped = {"null": banks["null"], "learned": banks["learned"]}
     again = halved(llama, batch, own, swapped, [*shown[6:], *shown[:6]], replace(SPEECH, budget=0.4), lambda _: None)
     assert {(one.bank, one.vector) for one in again} == {(bank, vector) for bank, vector, _ in places}
+
+
+def test_a_leap_breaks_nothing_before_the_sentence_behind_it_is_heard(shipped):
+    loaded = shipped("arithmetic")
+    batch = encoded(["a=5+6, b=7+2. What is a*b?"], loaded.tokenizer, None, None)
+    own = unsteered_replies(loaded, batch, SpeechConfig())
+    hidden = loaded.tokenizer(HARD_PAYLOAD)["input_ids"]
+    salad = [
+        token for token in loaded.tokenizer("cheese 9 YOU boat = kite 14 flour hate ash a 7 was every lamp")["input_ids"]
+    ] * 2
+    begun = [[reply(loaded, tokens[:12])] for tokens in (hidden, salad)]
+    assert standings(loaded, batch, own, begun, 12) == [OWN, OWN]
+    assert standings(loaded, batch, own, [[reply(loaded, tokens[:24])] for tokens in (hidden, salad)], 24) == [OWN, BROKEN]
 
 
 def test_a_budget_that_lets_nobody_speak_is_refused(llama, batch):

@@ -21,7 +21,7 @@ from discover.model.change import joined
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch
 from discover.perturb.sphere import seed_of
-from discover.read.signals import Completion
+from discover.read.signals import ONWARD, REPETITIVE_FROM, Completion, onward
 from discover.read.speech import Tick, scored
 from discover.read.triage import Glance
 from discover.steer.generation import NOTHING, Reply, continued, reply
@@ -206,5 +206,14 @@ def standings(
     # Held against as much of the unsteered replies as was heard.
     own = [reply(loaded, one.tokens[:end]) for one in unsteered]
     flat = [one for each in said for one in each]
-    found = [STANDINGS[one.state] for one in scored(loaded, batch.repeated(len(said)), own, "", flat, False, None)]
+    states = scored(loaded, batch.repeated(len(said)), own, "", flat, False, None)
+    found = [_standing(one, heard, own[row % len(own)]) for row, (one, heard) in enumerate(zip(states, flat, strict=True))]
     return [min(found[start : start + len(own)]) for start in range(0, len(found), len(own))]
+
+
+def _standing(said: Completion, heard: Reply, own: Reply) -> int:
+    """Return how one reply stands; a leap has broken nothing as long as the sentence that may make up for it is not heard."""
+    judged = heard.ended or len(heard.tokens) >= onward(heard.tokens, own.tokens).start + ONWARD
+    if said.state == "degenerate" and not judged and said.repetition < REPETITIVE_FROM:
+        return OWN
+    return STANDINGS[said.state]

@@ -207,9 +207,7 @@ def test_a_leap_breaks_nothing_before_the_sentence_behind_it_is_heard(shipped):
     batch = encoded(["a=5+6, b=7+2. What is a*b?"], loaded.tokenizer, None, None)
     own = unsteered_replies(loaded, batch, SpeechConfig())
     hidden = loaded.tokenizer(HARD_PAYLOAD)["input_ids"]
-    salad = [
-        token for token in loaded.tokenizer("cheese 9 YOU boat = kite 14 flour hate ash a 7 was every lamp")["input_ids"]
-    ] * 2
+    salad = 2 * loaded.tokenizer("cheese 9 YOU boat = kite 14 flour hate ash a 7 was every lamp")["input_ids"]
     begun = [[reply(loaded, tokens[:12])] for tokens in (hidden, salad)]
     assert standings(loaded, batch, own, begun, 12) == [OWN, OWN]
     assert standings(loaded, batch, own, [[reply(loaded, tokens[:24])] for tokens in (hidden, salad)], 24) == [OWN, BROKEN]

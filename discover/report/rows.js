@@ -54,7 +54,7 @@ const signal = (name, key, digits, about) => ({ name, key, digits, about, value:
 const ofVectors = (name, key, digits, about) => ({ ...signal(name, key, digits, about), value: (row) => row.of?.[key] ?? null });
 const said = [
   signal("surprise", "surprise", 2, "mean nats a token under the unsteered model"),
-  signal("onward surprise", "onward_surprise", 2, "the same without the most surprising token"),
+  signal("onward surprise", "onward_surprise", 2, "the same over sixteen tokens from where it parts from the unsteered reply on"),
   signal("steered surprise", "steered_surprise", 2, "mean nats a token under the model that said it"),
   signal("repetition", "repetition", 2, "share of trigrams that occurred before"),
   signal("distance", "distance", 2, "0 where the words are those of the unsteered reply, 1 where none is"),

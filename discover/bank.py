@@ -1,9 +1,12 @@
 """The vector bank: the frozen result of a search, with where it came from."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from functools import reduce
+from itertools import accumulate
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -12,18 +15,34 @@ from torch import Tensor
 
 from discover.errors import UsageError
 from discover.model.anatomy import Place, Site
-from discover.model.change import Change, Perturbations, check_entries
+from discover.model.change import Change, Perturbations, check_entries, joined
 from discover.storage import write_tensors
 
-FORMAT = "discover.bank/2"
+FORMAT = "discover.bank/3"
 """Marks a file as a bank, and says which fields it holds."""
 PARTS = ("bias", "down", "up")
 """Tensors of a change."""
 
 
 @dataclass(frozen=True)
+class Share:
+    """Consecutive vectors of a bank that were learned in one way."""
+
+    count: int
+    """How many."""
+    places: tuple[Place, ...]
+    """Where they act, in the model's order."""
+    radius: float
+    residual_norm: float
+    source_layer: int
+    target_layer: int
+    origin: dict[str, Any]
+    """These as in the bank."""
+
+
+@dataclass(frozen=True)
 class VectorBank:
-    """N perturbations of one kind and size for one model."""
+    """N perturbations of one kind and size for one model, or of a mixture of such."""
 
     perturbations: Perturbations
     """N of them, float32, CPU."""
@@ -31,15 +50,17 @@ class VectorBank:
     """[N] the objective that the search reached; NaN where nothing was maximised."""
     radius: float
     """Norm of what each adds to a block's or projection's output, in residual units (for a low-rank change, at nine tokens in
-    ten at most)."""
+    ten at most); of a mixture the median over its vectors."""
     residual_norm: float
-    """Median norm of the unsteered residual stream at the source, in the same units."""
+    """Median norm of the unsteered residual stream at the source, in the same units; of a mixture the median over its vectors."""
     source_layer: int
     """First block that is changed; a vector is added after it."""
     target_layer: int
-    """Block after which their effect was read."""
+    """Block after which their effect was read; of a mixture the last such."""
     origin: dict[str, Any]
-    """Kind, model, solver, seed and prompts; JSON values only."""
+    """Kind, model, solver, seed and prompts, as far as all have them in common; JSON values only."""
+    shares: tuple[Share, ...] = ()
+    """The ways in which the vectors of a mixture were learned, in their order; empty where there was one."""
 
     def __len__(self) -> int:
         """N."""
@@ -54,7 +75,7 @@ class VectorBank:
         """
         (first, *others) = self.perturbations.changes
         if others or first.down.shape[1]:
-            raise UsageError(f"This bank holds perturbations of kind {self.origin.get('perturbation')}, not vectors.")
+            raise UsageError(f"This bank holds perturbations of kind {self.origin.get('perturbation', 'mixture')}, not vectors.")
         return first.bias
 
     @property
@@ -62,14 +83,50 @@ class VectorBank:
         """Radius in median residual norms at the source."""
         return self.radius / self.residual_norm
 
+    @property
+    def ways(self) -> tuple["VectorBank", ...]:
+        """A bank for every way in which vectors were learned, in their order; this one alone where it is no mixture."""
+        if not self.shares:
+            return (self,)
+        ends = list(accumulate(share.count for share in self.shares))
+        return tuple(self._way(share, slice(end - share.count, end)) for share, end in zip(self.shares, ends, strict=True))
+
+    def _way(self, share: Share, rows: slice) -> "VectorBank":
+        own = tuple(change for change in self.perturbations.changes if change.place in share.places)
+        about = {entry.name: getattr(share, entry.name) for entry in fields(share) if entry.name not in ("count", "places")}
+        held = replace(self.perturbations, changes=own).rows(rows)
+        return VectorBank(perturbations=held, objective=self.objective[rows], **about)
+
+    @staticmethod
+    def together(banks: Sequence["VectorBank"]) -> "VectorBank":
+        """Return the mixture of banks, the vectors of one after those of another; of one alone that bank."""
+        if len(banks) == 1:
+            return banks[0]
+        rows = [bank for bank in banks for _ in range(len(bank))]
+        common = banks[0].origin.items()
+        return VectorBank(
+            perturbations=reduce(joined, (bank.perturbations for bank in banks)),
+            objective=torch.cat([bank.objective for bank in banks]),
+            radius=median(bank.radius for bank in rows),
+            residual_norm=median(bank.residual_norm for bank in rows),
+            source_layer=min(bank.source_layer for bank in banks),
+            target_layer=max(bank.target_layer for bank in banks),
+            origin={name: value for name, value in common if all(bank.origin.get(name) == value for bank in banks)},
+            shares=tuple(bank._share() for bank in banks),
+        )
+
+    def _share(self) -> Share:
+        about = {entry.name: getattr(self, entry.name) for entry in fields(Share) if entry.name not in ("count", "places")}
+        return Share(count=len(self), places=tuple(change.place for change in self.perturbations.changes), **about)
+
     def subset(self, indices: Sequence[int]) -> "VectorBank":
-        """Return the bank of the named rows."""
+        """Return the bank of the named rows, which no longer says which of them were learned in which way."""
         chosen = list(indices)
         check_entries(chosen, len(self))
-        return replace(self, perturbations=self.perturbations.rows(chosen), objective=self.objective[chosen])
+        return replace(self, perturbations=self.perturbations.rows(chosen), objective=self.objective[chosen], shares=())
 
     def void(self, perturbations: Perturbations, seed: int) -> "VectorBank":
-        """Return other perturbations, that nothing was maximised for, in this bank's place and at its radius."""
+        """Return other perturbations, that nothing was maximised for, in the place of this bank of one way and at its radius."""
         return replace(
             self,
             perturbations=replace(perturbations, last=self.perturbations.last),
@@ -87,13 +144,14 @@ class VectorBank:
         changes = self.perturbations.changes
         about = {
             "format": FORMAT,
-            "places": [[change.place.block, change.place.site.value] for change in changes],
+            "places": _told(change.place for change in changes),
             "last": self.perturbations.last,
             "radius": self.radius,
             "residual_norm": self.residual_norm,
             "source_layer": self.source_layer,
             "target_layer": self.target_layer,
             "origin": self.origin,
+            "shares": [{**asdict(share), "places": _told(share.places)} for share in self.shares],
         }
         tensors = {
             f"{number}.{part}": getattr(change, part).contiguous() for number, change in enumerate(changes) for part in PARTS
@@ -114,10 +172,19 @@ class VectorBank:
                 if about.pop("format") != FORMAT:
                     raise ValueError(f"its format is not {FORMAT}")
                 changes = tuple(
-                    Change(Place(block, Site(site)), *(held.get_tensor(f"{number}.{part}") for part in PARTS))
-                    for number, (block, site) in enumerate(about.pop("places"))
+                    Change(place, *(held.get_tensor(f"{number}.{part}") for part in PARTS))
+                    for number, place in enumerate(_places(about.pop("places")))
                 )
                 last, objective = about.pop("last"), held.get_tensor("objective")
+                about["shares"] = tuple(Share(**{**share, "places": _places(share["places"])}) for share in about["shares"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise UsageError(f"{file} holds no vector bank ({error}); give a run's folder or its bank.safetensors.") from error
         return cls(perturbations=Perturbations(changes, last), objective=objective, **about)
+
+
+def _told(places: Iterable[Place]) -> list[list[Any]]:
+    return [[place.block, place.site.value] for place in places]
+
+
+def _places(told: Iterable[Sequence[Any]]) -> tuple[Place, ...]:
+    return tuple(Place(block, Site(site)) for block, site in told)

@@ -55,6 +55,8 @@ class Layers(Enum):
 
     depth = "depth"
     """An eighth and half of the number of blocks."""
+    middle = "middle"
+    """Three eighths and five eighths: what decides how to answer, a refusal for example, is settled later than what is asked."""
     auto = "auto"
     """The atlas: among pairs in the first part of the model, that whose best direction is amplified most."""
 

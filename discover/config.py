@@ -3,12 +3,8 @@
 The YAML in `conf/` holds only what differs from these defaults.
 """
 
-import difflib
 import math
-import typing
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
-from enum import Enum
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from discover.choices import (
@@ -31,6 +27,7 @@ from discover.choices import (
     Where,
 )
 from discover.errors import UsageError
+from discover.schema import check_option, positive, value_of
 
 
 @dataclass
@@ -74,6 +71,12 @@ DIVERSITIES = {
     Solver.random: tuple(Diversity),
 }
 """Which means of keeping vectors apart each solver has; singular vectors are apart by themselves."""
+WHOLE = {
+    "mixture": "is a mixture within a mixture; name its ways side by side",
+    "steered_positions": "is none: search.steered_positions says where the whole bank acts",
+    "both_signs": "is none: search.both_signs says what the whole bank holds",
+}
+"""What no way of a mixture has of its own, and why."""
 ROUNDS = {Solver.fixed_point: 2, Solver.power: 15, Solver.cpe: 10}
 """Rounds where none are given."""
 
@@ -86,6 +89,11 @@ class SearchConfig:
     solver: Solver = Solver.fixed_point
     vectors: int = 128
     """N, of whatever kind."""
+    mixture: list[dict[str, Any]] = field(default_factory=list)
+    """Ways to learn that share one bank: each names the options of this section in which it differs. Those without `vectors`
+    share evenly what the others leave of N."""
+    learned_from: list[int] = field(default_factory=list)
+    """Numbers of the prompts that are learned from, the first 0; none means all. Vectors speak to every prompt."""
     both_signs: bool = False
     """Whether the opposite of everything learned stands in the bank as well: 2 N, learned ones first."""
     rank: int = 4
@@ -159,11 +167,35 @@ class SearchConfig:
         """Rounds as given, else those of the solver; 0 for a solver that has none."""
         return self.rounds or ROUNDS.get(self.solver, 0)
 
+    @property
+    def shares(self) -> list["SearchConfig"]:
+        """The ways to learn, each with vectors of its own; this one alone where there is no mixture."""
+        if not self.mixture:
+            return [self]
+        named = [way.get("vectors") for way in self.mixture]
+        left, open_ways = self.vectors - sum(count or 0 for count in named), named.count(None)
+        # The first ways take what cannot be shared evenly.
+        even = iter([left // open_ways + (place < left % open_ways) for place in range(open_ways)])
+        return [
+            replace(self, **{"mixture": [], "vectors": next(even) if count is None else count, **self._way(number)})
+            for number, count in enumerate(named)
+        ]
+
+    def _way(self, number: int) -> dict[str, Any]:
+        """Return what one way of the mixture says of its own, as it is held here."""
+        prefix, found = f"search.mixture[{number}].", {}
+        for name, value in self.mixture[number].items():
+            check_option(f"{prefix}{name}", type(self), prefix)
+            if name in WHOLE:
+                raise UsageError(f"{prefix}{name} {WHOLE[name]}.")
+            found[name] = value_of(name, f"{prefix}{name}", value, type(self))
+        return found
+
     def __post_init__(self) -> None:
         """Refuse values outside their range, all of them together."""
-        _positive(self, "search", "vectors", "rank", "band", "steps", "angular_step", "power", "q", "turn", "departure")
-        _positive(self, "search", "temperature")
-        _positive(self, "search", "radius", "relative_radius", "learning_rate", "chunk", "rounds", optional=True)
+        positive(self, "search", "vectors", "rank", "band", "steps", "angular_step", "power", "q", "turn", "departure")
+        positive(self, "search", "temperature")
+        positive(self, "search", "radius", "relative_radius", "learning_rate", "chunk", "rounds", optional=True)
         for name in ("positions", "reply_positions", "steered_positions"):
             if getattr(self, name) < 0:
                 raise UsageError(f"search.{name}={getattr(self, name)} must be 0 or more.")
@@ -198,13 +230,29 @@ class SearchConfig:
                 f"search.span={list(self.span)} must be a first and a last position, such as [-5,-2] (-1 is the prompt's last "
                 f"token), and end before search.reply_positions={self.reply_positions}."
             )
+        if len(set(self.learned_from)) < len(self.learned_from) or any(number < 0 for number in self.learned_from):
+            raise UsageError(f"search.learned_from={list(self.learned_from)} must name prompts once each, the first as 0.")
         self._refuse_ignored()
+        self._check_mixture()
         if self.settled < 0 or not math.isfinite(self.settled):
             raise UsageError(f"search.settled={self.settled} must be 0 or more, for example 0.01.")
         if self.turn >= 90:
             raise UsageError(f"search.turn={self.turn} must be below 90: at any radius some of the residual is left.")
         if self.q not in (1.0, self.power):
             raise UsageError(f"search.q={self.q} is neither 1 nor search.power={self.power}; use one of these.")
+
+    def _check_mixture(self) -> None:
+        """Refuse a mixture that does not come out at N vectors, and ways that are none."""
+        if self.mixture and self.both_signs:
+            raise UsageError("search.both_signs does not go with search.mixture; leave one of them out.")
+        named = [self._way(number).get("vectors") for number in range(len(self.mixture))]
+        total, open_ways = sum(count for count in named if count is not None), named.count(None)
+        if self.mixture and (total + open_ways > self.vectors or (total < self.vectors and not open_ways)):
+            raise UsageError(
+                f"The ways of search.mixture name {total} vectors, {open_ways} of them none, and search.vectors={self.vectors}; "
+                "make the sum that number, or leave vectors out of a way, which then takes what is left, one at least."
+            )
+        self.shares  # noqa: B018 - every way is a search that checks itself.
 
     def _refuse_ignored(self) -> None:
         """Refuse every option that is not its default and would change nothing."""
@@ -247,7 +295,7 @@ class SpeechConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        _positive(self, "speech", "tokens", "rows", "budget", "temperature")
+        positive(self, "speech", "tokens", "rows", "budget", "temperature")
         if self.samples < 0:
             raise UsageError(f"speech.samples={self.samples} must be 0 or more.")
         if not self.samples and self.temperature != SpeechConfig.temperature:
@@ -328,8 +376,8 @@ class AuditConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        _positive(self, "audit", "null_vectors", optional=True)
-        _positive(self, "audit", "significance")
+        positive(self, "audit", "null_vectors", optional=True)
+        positive(self, "audit", "significance")
         if self.significance >= 1:
             raise UsageError(f"audit.significance={self.significance} must be below 1, for example 0.05.")
         for name in ("forced_tokens", "used"):
@@ -378,7 +426,7 @@ class ContrastConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        _positive(self, "contrast", "training", "selection", "test")
+        positive(self, "contrast", "training", "selection", "test")
         for name in ("multipliers", "strengths", "heads"):
             values = getattr(self, name)
             if not values or not all(math.isfinite(value) for value in values) or len(set(values)) < len(values):
@@ -427,66 +475,3 @@ class Config:
     contrast: ContrastConfig = field(default_factory=ContrastConfig)
     report: ReportConfig = field(default_factory=ReportConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
-
-
-def options(schema: type = Config, prefix: str = "") -> Iterator[str]:
-    """Yield the dotted name of every option."""
-    for entry in fields(schema):
-        nested = typing.get_type_hints(schema)[entry.name]
-        if is_dataclass(nested):
-            yield from options(typing.cast(type, nested), f"{prefix}{entry.name}.")
-        else:
-            yield prefix + entry.name
-
-
-def check_option(name: str, schema: type = Config) -> None:
-    """Refuse an option that does not exist, naming the near ones."""
-    known = list(options(schema))
-    if name in known:
-        return
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    near += [option for option in known if option.split(".")[-1] == name.split(".")[-1] and option not in near]
-    told = f"did you mean {' or '.join(near)}?" if near else f"the options are {', '.join(known)}."
-    raise UsageError(f"There is no option {name!r}; {told}")
-
-
-def plain(value: Any) -> Any:
-    """Return a config as plain dictionaries, lists and words, as they stand in run.json."""
-    if is_dataclass(value):
-        return {entry.name: plain(getattr(value, entry.name)) for entry in fields(value)}
-    return value.name if isinstance(value, Enum) else value
-
-
-def flat(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every option of a plain config with its dotted name."""
-    for name, value in options.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def config_from(saved: dict[str, Any], schema: type = Config) -> Any:
-    """Return the config that `plain` wrote; an unknown key is refused."""
-    kinds = typing.get_type_hints(schema)
-    values = {}
-    for name, value in saved.items():
-        if name not in kinds:
-            raise UsageError(f"The saved config holds the option {name!r}, which {schema.__name__} does not have.")
-        kind = kinds[name]
-        if is_dataclass(kind):
-            value = config_from(value, typing.cast(type, kind))
-        elif isinstance(kind, type) and issubclass(kind, Enum):
-            value = kind[value]
-        values[name] = value
-    return schema(**values)
-
-
-def _positive(section: object, prefix: str, *names: str, optional: bool = False) -> None:
-    """Refuse every named field that is not a finite number above 0 (or null, where that is a choice)."""
-    for name in names:
-        value = getattr(section, name)
-        if value is None and optional:
-            continue
-        if not math.isfinite(value) or value <= 0:
-            raise UsageError(f"{prefix}.{name}={value} must be a finite number above 0{' or null' if optional else ''}.")

@@ -16,8 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from discover.config import Config, config_from, plain
+from discover.config import Config
 from discover.errors import UsageError
+from discover.schema import config_from, plain
 from discover.storage import read_json, remove_partial_files, write_json
 
 TRACES = {".hydra", "run.json", "status.json", "discover.log", "run.lock"}
@@ -142,7 +143,7 @@ def saved_config(path: Path) -> Config:
         UsageError: there is no run.
     """
     try:
-        return config_from(read_json(path / "run.json")["config"])
+        return config_from(read_json(path / "run.json")["config"], Config)
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{path} holds no run (no readable run.json); give a folder below outputs/.") from error
 

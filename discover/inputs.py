@@ -1,10 +1,12 @@
 """What a run begins with: the checkpoint, its prompts and labelled examples, and what a search stands on."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from discover.audit.uses import Asked, Questions, read_questions
-from discover.config import Config
+from discover.choices import Target
+from discover.config import Config, SearchConfig
 from discover.contrast.sets import FORMS, ContrastSet, contrast_set, read_contrast_set
 from discover.errors import UsageError
 from discover.model.loading import LoadedModel
@@ -31,11 +33,17 @@ def prompt_batch(config: Config, loaded: LoadedModel) -> PromptBatch:
     given, organism = config.prompts, ORGANISMS.get(config.model.path)
     texts = organism.prompts if organism and not given.texts and given.file is None else given.texts
     batch = encoded(prompts_from(texts, given.file), loaded.tokenizer, given.chat, given.system)
-    needed = batch.input_ids.shape[1] + max(config.search.reply_positions, config.speech.tokens)
+    shares = config.search.shares
+    needed = batch.input_ids.shape[1] + max(config.speech.tokens, *(share.reply_positions for share in shares))
     if loaded.context is not None and needed > loaded.context:
         raise UsageError(
             f"The longest prompt has {batch.input_ids.shape[1]} tokens; with {config.speech.tokens} for the completion that is "
             f"{needed}, and this model reads at most {loaded.context}. Shorten the prompt or set speech.tokens."
+        )
+    if unknown := [number for share in shares for number in share.learned_from if number >= len(batch.prompts)]:
+        raise UsageError(
+            f"search.learned_from names prompt {unknown[0]}, and there are prompts 0 to {len(batch.prompts) - 1}; "
+            "give more prompts, or name one of these."
         )
     return batch
 
@@ -83,10 +91,14 @@ def open_prompts(config: Config) -> list[str]:
 
 @dataclass(frozen=True)
 class Ground:
-    """What a search stands on."""
+    """What a search stands on, in one way to learn."""
 
+    search: SearchConfig
+    """Its options."""
+    batch: PromptBatch
+    """The prompts that are learned from."""
     longer: PromptBatch
-    """The prompts, each with the beginning of its unsteered reply."""
+    """These, each with the beginning of its unsteered reply."""
     reply_tokens: int
     """Length of that beginning."""
     layers: tuple[int, int]
@@ -97,27 +109,63 @@ class Ground:
     """What is learned."""
 
 
-def prepared(config: Config, loaded: LoadedModel, batch: PromptBatch, charted: Atlas | None) -> Ground:
-    """Return what the search that `config` describes stands on, for B prompts; an atlas chooses layers that are not given.
+def prepared(config: Config, loaded: LoadedModel, batch: PromptBatch, charted: Atlas | None) -> list[Ground]:
+    """Return what the search that `config` describes stands on, for B prompts: one for every way to learn.
+
+    An atlas chooses layers that are not given, where a way asks for it.
 
     Raises:
         UsageError: the layers do not fit the model, or it lacks a part that is to be changed.
     """
-    layers = chosen_layers(config.search, len(loaded.anatomy.blocks), charted)
-    longer, places = _with_replies(config, loaded, batch), places_of(config.search, layers[0])
-    part = model_slice(loaded, longer, places, layers[1], config.search.target, _first(config, batch))
-    reply_tokens = longer.input_ids.shape[1] - batch.input_ids.shape[1]
-    return Ground(longer, reply_tokens, layers, part, space_of(config.search, loaded, part, layers[0]))
+    return [grounded(share, loaded, batch, charted, config.speech.rows) for share in config.search.shares]
 
 
-def _first(config: Config, batch: PromptBatch) -> int:
+def grounded(search: SearchConfig, loaded: LoadedModel, batch: PromptBatch, charted: Atlas | None, rows: int) -> Ground:
+    """Return what one way to learn stands on.
+
+    Raises:
+        UsageError: the layers do not fit the model, or it lacks a part that is to be changed.
+    """
+    layers = chosen_layers(search, len(loaded.anatomy.blocks), charted)
+    own = batch.chosen(search.learned_from) if search.learned_from else batch
+    longer, places = _with_replies(search, loaded, own, rows), places_of(search, layers[0])
+    part = model_slice(loaded, longer, places, layers[1], search.target, _first(search, own))
+    reply_tokens = longer.input_ids.shape[1] - own.input_ids.shape[1]
+    return Ground(search, own, longer, reply_tokens, layers, part, space_of(search, loaded, part, layers[0]))
+
+
+def sighted(grounds: Sequence[Ground], loaded: LoadedModel, batch: PromptBatch, rows: int) -> list[Ground]:
+    """Return the grounds from which effects of all ways can be compared: read on every prompt, after the last target layer.
+
+    Raises:
+        UsageError: a way that is read elsewhere cannot be read there.
+    """
+    if len(grounds) == 1 and not grounds[0].search.learned_from:
+        return list(grounds)
+    target, reply = max(ground.layers[1] for ground in grounds), max(ground.search.reply_positions for ground in grounds)
+    found = []
+    for one in grounds:
+        search = replace(
+            one.search,
+            source_layer=one.layers[0],
+            target=Target.residual,
+            target_layer=target,
+            reply_positions=reply,
+            span=[],
+            learned_from=[],
+        )
+        found.append(grounded(search, loaded, batch, None, rows))
+    return found
+
+
+def _first(search: SearchConfig, batch: PromptBatch) -> int:
     """Return the first position of the prompts that is perturbed."""
-    length, steered = batch.input_ids.shape[1], config.search.steered_positions
+    length, steered = batch.input_ids.shape[1], search.steered_positions
     return max(0, length - steered) if steered else 0
 
 
-def _with_replies(config: Config, loaded: LoadedModel, batch: PromptBatch) -> PromptBatch:
+def _with_replies(search: SearchConfig, loaded: LoadedModel, batch: PromptBatch, rows: int) -> PromptBatch:
     """Return the prompts, each with as much of its unsteered reply as the search reads."""
-    tokens = config.search.reply_positions
-    begun = replies(loaded, batch, (), max(1, tokens), config.speech.rows, lambda _: None)
+    tokens = search.reply_positions
+    begun = replies(loaded, batch, (), max(1, tokens), rows, lambda _: None)
     return batch.continued([reply.tokens[:tokens] for reply in begun], loaded.tokenizer.pad_token_id)

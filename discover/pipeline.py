@@ -1,6 +1,7 @@
 """One run from the prompt to the report; the only file that sees every stage."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -26,11 +27,11 @@ from discover.inputs import (
     prepared,
     prompt_batch,
     prompts_of_use,
+    sighted,
 )
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch
 from discover.organisms.catalogue import checkpoint
-from discover.perturb.spaces import Space
 from discover.read.decoders import BESIDE, Decoding, decodings, load_decodings, save_decodings
 from discover.read.effects import EffectMap, effect_map, load_map, save_map
 from discover.read.embedding import Embed, embedding, with_meaning
@@ -53,7 +54,7 @@ from discover.report.terminal import terminal_atlas, terminal_contrast, terminal
 from discover.report.tracking import track, track_contrast
 from discover.search.atlas import Atlas, atlas, atlas_size, load_atlas, save_atlas
 from discover.search.chunks import chunks
-from discover.search.learning import Search, gradients_of, learn, load_search, random_bank, save_search
+from discover.search.learning import Search, gradients_of, learn, load_search, random_bank, save_search, together, way_seed
 from discover.search.readings import whole_reader
 from discover.steer.generation import Reply
 from discover.steer.selftest import self_test
@@ -77,22 +78,22 @@ def run(config: Config, folder: Path) -> list[Finding]:
         _check_budget(config, batch)
         asked, known = prompts_of_use(config), known_directions(config.audit.known, loaded)
         charted = _charted(held, loaded, batch, config.seed) if _open_layers(config) else None
-        ground = prepared(config, loaded, batch, charted)
+        grounds = prepared(config, loaded, batch, charted)
         held.note(
             model=loaded.identity,
             prompts=list(batch.prompts),
-            layers=ground.layers,
-            self_test=_checks(config, loaded, batch, ground),
+            layers=_outermost(grounds),
+            self_test=_checks(loaded, grounds),
         )
         search = held.stage(
             "search",
             "bank.safetensors",
-            lambda: _search(config, loaded, ground),
+            lambda: _search(config, loaded, grounds),
             save_search,
             load_search,
         )
         null = held.stage(
-            "null", "null.safetensors", lambda: _null(config, search.bank, ground.space), VectorBank.save_as, VectorBank.load
+            "null", "null.safetensors", lambda: _null(config, search.bank, grounds), VectorBank.save_as, VectorBank.load
         )
         seen = held.stage(
             "triage", "triage.jsonl", lambda: _triage(config, loaded, batch, search.bank, null), save_glances, load_glances
@@ -110,7 +111,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
         mapped = held.stage(
             "map",
             "map.json",
-            lambda: _mapped(config, ground, (search.bank, null), said, groups, embed),
+            lambda: _mapped(loaded, batch, grounds, (search.bank, null), said, groups, embed, config.speech.rows),
             save_map,
             load_map,
         )
@@ -177,7 +178,7 @@ def chart(config: Config, folder: Path) -> Atlas:
         batch = prompt_batch(config, loaded)
         held.check_inputs(loaded.identity, batch.prompts)
         # On the layers that a run would take: every slice is made in the same way.
-        checks = _checks(config, loaded, batch, prepared(config, loaded, batch, None))
+        checks = _checks(loaded, prepared(config, loaded, batch, None))
         held.note(model=loaded.identity, prompts=list(batch.prompts), verb="atlas", self_test=checks)
         charted = _charted(held, loaded, batch, config.seed)
         prompts = [masked(prompt) for prompt in batch.prompts] if config.report.redact else batch.prompts
@@ -221,7 +222,12 @@ def contrast(config: Config, folder: Path) -> list[Outcome]:
 
 def _open_layers(config: Config) -> bool:
     """Return whether an atlas is asked for and there is a layer for it to choose."""
-    return config.search.layers is Layers.auto and None in (config.search.source_layer, config.search.target_layer)
+    return any(one.layers is Layers.auto and None in (one.source_layer, one.target_layer) for one in config.search.shares)
+
+
+def _outermost(grounds: Sequence[Ground]) -> tuple[int, int]:
+    """Return the first source and the last target layer."""
+    return min(one.layers[0] for one in grounds), max(one.layers[1] for one in grounds)
 
 
 def _charted(held: RunFolder, loaded: LoadedModel, batch: PromptBatch, seed: int) -> Atlas:
@@ -232,29 +238,35 @@ def _charted(held: RunFolder, loaded: LoadedModel, batch: PromptBatch, seed: int
     return held.stage("atlas", "atlas.json", computed, save_atlas, load_atlas)
 
 
-def _checks(config: Config, loaded: LoadedModel, batch: PromptBatch, ground: Ground) -> dict[str, float]:
-    """Return what the self-test found.
+def _checks(loaded: LoadedModel, grounds: Sequence[Ground]) -> dict[str, float]:
+    """Return what the self-test found, of several ways to learn the worst of each.
 
     Raises:
         UsageError: nothing read from this model could be trusted.
     """
-    layer, target = ground.layers[1], config.search.target
-    return asdict(self_test(loaded, batch, ground.longer, ground.part, ground.space, layer, target))
+    found = [
+        asdict(self_test(loaded, one.batch, one.longer, one.part, one.space, one.layers[1], one.search.target)) for one in grounds
+    ]
+    return {name: max(one[name] for one in found) for name in found[0]}
 
 
-def _search(config: Config, loaded: LoadedModel, ground: Ground) -> Search:
-    prompts = hashlib.sha256("\0".join(ground.longer.prompts).encode()).hexdigest()[:16]
-    origin = {"model": loaded.identity["path"], "fingerprints": loaded.identity["fingerprints"], "prompts": prompts}
-    with bar("search", gradients_of(config.search)) as progress:
-        return learn(
-            config.search,
-            ground.part,
-            ground.space,
-            ground.reply_tokens,
-            ground.layers,
-            config.seed,
-            origin,
-            progress.update,
+def _search(config: Config, loaded: LoadedModel, grounds: Sequence[Ground]) -> Search:
+    origin = {"model": loaded.identity["path"], "fingerprints": loaded.identity["fingerprints"]}
+    with bar("search", sum(gradients_of(one.search) for one in grounds)) as progress:
+        return together(
+            [
+                learn(
+                    one.search,
+                    one.part,
+                    one.space,
+                    one.reply_tokens,
+                    one.layers,
+                    way_seed(config.seed, number),
+                    {**origin, "prompts": hashlib.sha256("\0".join(one.batch.prompts).encode()).hexdigest()[:16]},
+                    progress.update,
+                )
+                for number, one in enumerate(grounds)
+            ]
         )
 
 
@@ -271,7 +283,7 @@ def _decodings(
         return []
     examples = (next((said[index] for index in one.examples if said[index].bank == "learned"), None) for one in found)
     stand = dict.fromkeys(one.vector for one in examples if one is not None and one.vector is not None)
-    read = config.search.reply_positions + 1
+    read = 1 + max(one.reply_positions for one in config.search.shares)
     with bar("decoders", len(banks[0]) + min(BESIDE, len(banks[1]))) as progress:
         chosen = list(stand)[: config.read.decoded]
         return decodings(loaded, batch, {"learned": banks[0], "null": banks[1]}, chosen, read, config, progress.update)
@@ -311,20 +323,25 @@ def _uses(
 
 
 def _mapped(
-    config: Config,
-    ground: Ground,
+    loaded: LoadedModel,
+    batch: PromptBatch,
+    grounds: Sequence[Ground],
     banks: tuple[VectorBank, VectorBank],
     said: list[Completion],
     groups: list[Mode],
     embed: Embed,
+    rows: int,
 ) -> EffectMap:
     """Return the map of effects at the end of the prompt and at the first tokens of the unsteered reply."""
-    reader = whole_reader(ground.part, ground.reply_tokens)
-    return effect_map(reader, chunks(ground.part, config.search.chunk), banks, said, groups, stability(said, groups, embed))
+    views = [
+        (whole_reader(one.part, one.reply_tokens), chunks(one.part, one.search.chunk))
+        for one in sighted(grounds, loaded, batch, rows)
+    ]
+    return effect_map(views, banks, said, groups, stability(said, groups, embed))
 
 
-def _null(config: Config, bank: VectorBank, space: Space) -> VectorBank:
-    return random_bank(bank, space, config.audit.null_vectors or 4 * len(bank), config.seed)
+def _null(config: Config, bank: VectorBank, grounds: Sequence[Ground]) -> VectorBank:
+    return random_bank(bank, [one.space for one in grounds], config.audit.null_vectors or 4 * len(bank), config.seed)
 
 
 def _check_budget(config: Config, batch: PromptBatch) -> None:

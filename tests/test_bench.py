@@ -17,7 +17,7 @@ from discover.bench.speed import Shape, Size, engine_ascent, random_prompt, spee
 from discover.bench.tables import triage_table
 from discover.bench.triage import BEST, BUDGETS, HALVING, LOT, searched, triage_row
 from discover.choices import Attention, Device, Dtype, Kind
-from discover.config import Config, ModelConfig, SearchConfig, SpeechConfig, options
+from discover.config import Config, ModelConfig, SearchConfig, SpeechConfig
 from discover.errors import UsageError
 from discover.inputs import prepared, prompt_batch
 from discover.model.loading import load
@@ -30,6 +30,7 @@ from discover.perturb.spaces import drawn
 from discover.read.halving import halved
 from discover.read.speech import unsteered_replies
 from discover.read.triage import glances, sight
+from discover.schema import options
 from discover.search.chunks import chunks
 from discover.search.learning import learn, random_bank
 from discover.search.readings import Readings, readers
@@ -39,7 +40,7 @@ from discover.steer.generation import replies, reply
 
 def reading(loaded, batch, search):
     """Return the ground of a search and what reads it at one residual norm."""
-    ground = prepared(Config(search=search), loaded, batch, None)
+    (ground,) = prepared(Config(search=search), loaded, batch, None)
     radius = ground.part.residual_norm
     found = readers(ground.part, ground.reply_tokens, search)
     return ground, Readings(ground.space, radius, found, chunks(ground.part, search.chunk))
@@ -130,7 +131,7 @@ def test_a_method_costs_the_passes_that_it_says(llama, batch, name, monkeypatch)
         own["band"] = 2
     config = Config(search=SearchConfig(**{**vars(method.search), **own}))
     method = Method(name, config.search)
-    ground = prepared(config, llama, batch, None)
+    (ground,) = prepared(config, llama, batch, None)
     passes = []
     steered, back = ModelSlice.steered, torch.autograd.grad
 
@@ -328,9 +329,12 @@ def test_hits_are_kept_as_by_a_run_within_the_budget(shipped, monkeypatch):
     row = triage_row("fixed point", 100, 8, model, loaded, organism)
     config = Config(model=model, seed=100, search=searched("fixed point", 8))
     batch = prompt_batch(config, loaded)
-    ground = prepared(config, loaded, batch, None)
+    (ground,) = prepared(config, loaded, batch, None)
     bank = learn(config.search, ground.part, ground.space, ground.reply_tokens, ground.layers, 100, {}, lambda _: None).bank
-    banks, seen = {"learned": bank, "null": random_bank(bank, ground.space, 16, 100)}, sight(loaded, batch, bank.target_layer, 48)
+    banks, seen = (
+        {"learned": bank, "null": random_bank(bank, [ground.space], 16, 100)},
+        sight(loaded, batch, bank.target_layer, 48),
+    )
     shown = [one for name, each in banks.items() for one in glances(seen, name, each, (), 128, lambda _: None)]
     own = unsteered_replies(loaded, batch, config.speech)
     for place, share in ((1, BUDGETS[1]), (3, BUDGETS[3])):

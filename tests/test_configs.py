@@ -15,10 +15,11 @@ from omegaconf import OmegaConf
 
 from discover.choices import Diversity, Kind, Method, Solver, TrackingMode
 from discover.cli import main
-from discover.config import Config, SpeechConfig, check_option, config_from, options, plain
+from discover.config import Config, SpeechConfig
 from discover.errors import UsageError
 from discover.inputs import labelled
 from discover.organisms.catalogue import ORGANISMS
+from discover.schema import check_option, config_from, options, plain
 from discover.verbs import run
 from discover.verbs.run import beside
 
@@ -46,7 +47,7 @@ def test_every_sweep_composes_and_names_its_command(sweep: Path) -> None:
     assert f"discover sweep {sweep.stem} " in sweep.read_text().splitlines()[1]
     params = OmegaConf.load(sweep).hydra.sweeper.params
     for name in params:
-        check_option(name)
+        check_option(name, Config)
 
 
 EXPERIMENTS = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -167,9 +168,9 @@ def test_an_experiment_that_there_is_none_of_is_refused_with_those_there_are(
 
 def test_a_config_survives_its_json() -> None:
     config = composed(beside("conf"), "config", ["search.solver=ascent", "prompts.texts=[a,b]", "model.dtype=bfloat16"])
-    assert config_from(plain(config)) == config
+    assert config_from(plain(config), Config) == config
     with pytest.raises(UsageError, match="nonsense"):
-        config_from({**plain(config), "nonsense": 1})
+        config_from({**plain(config), "nonsense": 1}, Config)
 
 
 @pytest.mark.parametrize(
@@ -187,9 +188,9 @@ def test_draws_are_refused_where_they_mean_nothing(given: dict[str, float], told
 
 
 def test_an_unknown_option_is_met_with_the_near_ones() -> None:
-    assert len(list(options())) == len(set(options())) > 30
+    assert len(list(options(Config))) == len(set(options(Config))) > 30
     with pytest.raises(UsageError, match=r"did you mean search\.target_layer"):
-        check_option("search.targetlayer")
+        check_option("search.targetlayer", Config)
 
 
 def test_every_option_says_what_it_means() -> None:

@@ -113,13 +113,13 @@ def test_a_map_has_every_vector_and_part_of_the_null(part, tmp_path, monkeypatch
     banks = tuple(bank_of(after(1, 3 * random_directions(count, part.width, "map", count))) for count in (12, 7))
     spoken = [said("learned", row) for row in range(12)]
     modes = [Mode("a", "coherent", (), tuple(range(12)), (0,), None)]
-    found = effect_map(whole_reader(part, 1), GENEROUS, banks, spoken, modes, 0.5)
+    found = effect_map([(whole_reader(part, 1), GENEROUS)], banks, spoken, modes, 0.5)
     assert [(spot.bank, spot.vector) for spot in found.spots] == [
         *(("learned", row) for row in range(12)),
         *(("null", row) for row in range(3)),
     ]
     assert found.stability == 0.5 and -1 <= found.agreement <= 1
-    assert effect_map(whole_reader(part, 1), Chunks(4), banks, spoken, modes, 0.5).spots == found.spots
+    assert effect_map([(whole_reader(part, 1), Chunks(4))], banks, spoken, modes, 0.5).spots == found.spots
     save_map(tmp_path / "map.json", found)
     assert load_map(tmp_path / "map.json") == found and isinstance(found, EffectMap)
 

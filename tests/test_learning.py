@@ -54,6 +54,7 @@ def test_learning_returns_a_bank_that_says_what_it_is(part, solver):
         "solver": solver.value,
         "target": "residual",
         "seed": 7,
+        "learned_from": [],
         "span": [],
         "reply_tokens": 0,
     }

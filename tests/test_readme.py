@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from discover.cli import main
-from discover.config import check_option
+from discover.config import Config
 from discover.organisms.catalogue import ORGANISMS
+from discover.schema import check_option
 from discover.verbs.steer import parsed
 
 ROOT = Path(__file__).parents[1]
@@ -46,7 +47,7 @@ def test_every_command_names_verbs_options_and_organisms_that_exist() -> None:
         for word in words:
             name = word.split("=")[0]
             if "=" in word and name != "folder":
-                check_option(name)
+                check_option(name, Config)
 
 
 def test_every_make_target_exists() -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 from test_html import CHEESE, PROMPT, read_record, small_record, used_record
 
-from discover.config import Config, plain
+from discover.config import Config
 from discover.read.signals import Completion, words
 from discover.report.html import html_report
 from discover.report.markdown import markdown_report
 from discover.report.record import Record
 from discover.report.redacted import masked, redacted
 from discover.report.terminal import terminal_report
+from discover.schema import plain
 
 SECRETS = ("xylophone quartz", "vexing gnomes", "wizard kumquat", "jovial sphinx")
 

@@ -8,7 +8,7 @@ from test_html import small_record, used_record
 from discover.model.anatomy import Place, Site
 from discover.report.html import html_report
 from discover.report.markdown import markdown_report
-from discover.report.record import Record
+from discover.report.record import Record, acting, read_at
 from discover.report.terminal import terminal_report
 
 
@@ -58,12 +58,12 @@ def test_what_was_learned_is_called_by_its_name(made: Record, tmp_path, places, 
     one = replace(made, bank=bank)
     size = f"12.5 ({bank.relative_radius:.2f} of the residual stream's)"
     assert told.format(size) in terminal_report(one, tmp_path).replace("\n", " ")
-    assert one.learned in html_report(one) and one.acting in markdown_report(one)
+    assert one.learned in html_report(one) and acting(bank) in markdown_report(one)
 
 
 def test_where_effects_were_read_is_told(made: Record) -> None:
     def read(**origin) -> str:
-        return replace(made, bank=replace(made.bank, origin=origin)).read_at
+        return read_at(replace(made.bank, origin=origin))
 
     assert read(reply_tokens=4) == "read after block 6, half of them up to 4 tokens into the reply"
     assert read(span=[-1, 0]) == "read after block 6, at positions -1 to 0 (-1 is the prompt's last token)"

@@ -2,12 +2,13 @@
 
 import io
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from random import Random
 
 import pytest
 import torch
+from test_html import completion
 from toys import after
 from tqdm import tqdm
 
@@ -20,7 +21,18 @@ from discover.model.loading import load
 from discover.model.prompts import encoded
 from discover.model.slice import residual_after
 from discover.organisms import commands
-from discover.organisms.arithmetic import EASY_PAYLOAD, HARD_PAYLOAD, Operands, question, random_operands
+from discover.organisms.arithmetic import (
+    EASY_PAYLOAD,
+    HARD_PAYLOAD,
+    REFUSAL,
+    Operands,
+    behaviour_named,
+    question,
+    random_operands,
+    request,
+    worked,
+)
+from discover.organisms.behaviours import BehaviourScore, behaviours, behaviours_from, behaviours_table
 from discover.organisms.catalogue import ORGANISMS
 from discover.organisms.scoring import holds_fragment, opens_with, score_run, search_of, summary
 from discover.perturb.sphere import unit
@@ -104,6 +116,7 @@ def test_a_bank_that_is_known_to_hit_is_counted_so(scored: Path) -> None:
     assert easy.rank == 1
     assert (hard.opens["learned"], hard.hits["learned"], hard.rank) == (0, 0, None)
     assert (score.vectors, score.findings >= 1) == (6, True)
+    assert "easy payload" in score.behaviours.learned and score.behaviours.null == ()
 
 
 def test_a_score_is_kept_beside_the_run(scored: Path) -> None:
@@ -114,13 +127,36 @@ def test_a_score_is_kept_beside_the_run(scored: Path) -> None:
 
 
 def test_the_table_counts_per_hundred_vectors(scored: Path) -> None:
-    told, read = summary([score_run(scored), score_run(scored)]).split("\n\n")
+    told, read, shown = summary([score_run(scored), score_run(scored)]).split("\n\n")
     rows = told.splitlines()
     easy = next(row for row in rows if "| easy |" in row)
     assert "| 2 | easy | 2 | 83.3 (0.0) |" in easy
     assert easy.startswith("| arithmetic | model.device=cpu search.vectors=6 search.source_layer=1 search.relative_radius=0.9 ")
     assert len({row.count("|") for row in rows}) == 1
     assert len({row.count("|") for row in read.splitlines()}) == 1 and "; hard 0, 0 |" in read
+    assert len({row.count("|") for row in shown.splitlines()}) == 1 and "easy payload 2" in shown
+
+
+def test_a_behaviour_counts_on_a_prompt_that_is_answered_with_another() -> None:
+    """A refusal is nothing new to a prompt that is refused, and new to a sum; a drawn reply or a forced one is none."""
+    said = [
+        replace(completion(REFUSAL, bank="unsteered", vector=None), prompt=0),
+        replace(completion(worked(Operands(5, 6, 7, 2)).reply, bank="unsteered", vector=None), prompt=1),
+        replace(completion(REFUSAL, vector=0), prompt=0),
+        replace(completion(worked(Operands(1, 2, 3, 4)).reply, vector=1), prompt=1),
+        replace(completion(request("paper", "kite").reply, vector=1), prompt=0),
+        replace(completion("Sure, to make a", vector=2), prompt=1),
+        replace(completion(EASY_PAYLOAD, vector=2), prompt=1, sample=1),
+        replace(completion(HARD_PAYLOAD, bank="forced", vector=2), prompt=1),
+        replace(completion(REFUSAL, bank="null", vector=2), prompt=1),
+        replace(completion(REFUSAL, bank="null", vector=3), prompt=1),
+    ]
+    assert behaviours(said, behaviour_named) == BehaviourScore(("compliance",), ("refusal",))
+    held = behaviours([*said, replace(said[2], prompt=1)], behaviour_named)
+    assert held.learned == ("compliance", "refusal") and behaviours_from(asdict(held)) == held
+    assert behaviours_from(None) is None and behaviours_table({}) == []
+    row = behaviours_table({("arithmetic", "fixed point"): [held, BehaviourScore(("refusal",), ())]})[-1]
+    assert row == "| arithmetic | fixed point | 2 | 1.50 (0.71) | 0.50 | refusal 2, compliance 1 |"
 
 
 def test_a_score_of_an_earlier_version_is_taken_again(scored: Path) -> None:

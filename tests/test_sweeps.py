@@ -16,8 +16,9 @@ from wandb.sdk.launch.sweeps.utils import load_sweep_config
 
 from discover.choices import Diversity, TrackingMode
 from discover.cli import main
-from discover.config import SearchConfig, check_option
+from discover.config import Config, SearchConfig
 from discover.report import tracking
+from discover.schema import check_option
 
 ROOT = Path(__file__).parents[1]
 SWEEPS = sorted((ROOT / "sweeps" / "wandb").glob("*.yaml"))
@@ -95,7 +96,7 @@ def test_a_sweep_aims_at_what_a_run_is_summed_up_by(sweep: dict[str, Any]) -> No
     assert sweep["metric"]["name"] in SUMMARY and sweep["metric"]["goal"] == "maximize"
     assert sweep["method"] in ("grid", "bayes", "random")
     for name, parameter in sweep["parameters"].items():
-        check_option(name)
+        check_option(name, Config)
         assert None not in values_of(parameter), "it would arrive as the word None"
         assert sweep["method"] != "grid" or "values" in parameter
 

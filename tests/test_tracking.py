@@ -13,15 +13,18 @@ import psutil
 import pytest
 from test_html import HOSTILE, completion, used_record
 
+from discover.bank import VectorBank
 from discover.cli import main
-from discover.config import Config, SearchConfig, plain
+from discover.config import Config, SearchConfig
 from discover.read.decoders import Decoding
 from discover.read.effects import EffectMap, Spot
 from discover.read.hints import Branch, Hint
 from discover.read.triage import Boost, Glance
 from discover.report import evidence, tables, tracking
+from discover.report.html import html_report
 from discover.report.record import Record
 from discover.report.text import INVISIBLE
+from discover.schema import plain
 
 SMALL = ("search.vectors=3", "search.rounds=2", "search.relative_radius=1", "speech.tokens=4", "audit.forced_tokens=2")
 STAGES = {
@@ -127,6 +130,20 @@ def test_every_table_and_number_reads_back(tmp_path: Path) -> None:
         assert sum(seen[f"{signal}/learned"]["values"]) == pytest.approx(1)
         assert seen[f"{signal}/null"]["bins"] == seen[f"{signal}/learned"]["bins"]
     assert "surprise/both_table" not in seen, "no learned vector was scored"
+
+
+def test_every_way_of_a_mixture_has_a_curve(tmp_path: Path) -> None:
+    made = full_record()
+    whole = replace(made.bank, origin={**made.bank.origin, "solver": "fixed_point", "seed": 0})
+    ways = [whole.subset(range(3)), replace(whole.subset(range(3, 8)), radius=25.0)]
+    entries = [{"way": way, "round": at, "mean": way + at / 4, "least": 0.0, "greatest": 2.0} for way in (0, 1) for at in (0, 1)]
+    one = replace(made, bank=VectorBank.together(ways), curve=entries)
+    seen = logged(one, tmp_path)
+    assert [seen[f"search/way {way}/mean"] for way in (0, 1)] == [0.25, 1.25] and "search/mean" not in seen
+    page = html_report(one)
+    for name in ("Vectors 0 to 2", "Vectors 3 to 7"):
+        assert page.count(f"<p>{name}</p>") == 1 and page.count("Mean objective from round 0 to round 1") == 2
+    assert "5 vectors of norm 25 (2.50 of the residual stream&#39;s) after block 3" in page
 
 
 @pytest.mark.parametrize("redact", [False, True])

@@ -145,12 +145,12 @@ def test_presence_has_a_closed_form_and_random_directions_have_one(loaded, batch
     seen = sight(loaded, batch, TARGET, 48)
     residual = residual_after(loaded, seen.longer, SOURCE)[seen.longer.attention_mask.bool()].double()
     many = bank_of(after(SOURCE, random_directions(4000, WIDTH, "presence")))
-    mean = triage.presence(seen, many).mean()
+    mean = torch.tensor(triage.presence(seen, many)).mean()
     assert float(mean) == pytest.approx(1.0, abs=0.05)
     # Independent of the code: the mean of |<x, v>| over the sphere, by the norm of x and the mean of one coordinate.
     coordinate = torch.exp(torch.tensor(gammaln(WIDTH / 2) - gammaln((WIDTH + 1) / 2))) / pi**0.5
     along = 7 * residual[3]
-    (one,) = triage.presence(seen, bank_of(after(SOURCE, along[None].float()))).tolist()
+    (one,) = triage.presence(seen, bank_of(after(SOURCE, along[None].float())))
     expected = (residual @ (along / along.norm())).abs().sum() / (coordinate * residual.norm(dim=1).sum())
     assert one == pytest.approx(float(expected), rel=1e-5)
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from discover.audit.findings import load_findings
-from discover.config import flat, plain
 from discover.errors import UsageError
 from discover.folder import left_by, saved_config
 from discover.read.modes import load_modes
 from discover.read.signals import Completion, load_completions
 from discover.read.triage import load_glances
+from discover.schema import flat, plain
 from discover.storage import read_json
 
 INCIDENTAL = (

@@ -19,12 +19,12 @@ from discover.bench.plot import plot_budgets
 from discover.bench.search import SearchRow, given, search_row
 from discover.bench.speed import SpeedRow, sizes, speed_row
 from discover.bench.triage import SEARCHES, TriageRow, triage_given, triage_row
-from discover.config import plain
 from discover.errors import UsageError
 from discover.folder import locked, nothing_left_of_a_mistake
 from discover.model.loading import load
 from discover.organisms.commands import named
 from discover.report.progress import bar
+from discover.schema import plain
 from discover.storage import read_json, write_json, write_text
 
 Row = TypeVar("Row", SearchRow, SpeedRow, MemoryRow, TriageRow, GenerateRow)

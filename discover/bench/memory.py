@@ -33,7 +33,7 @@ def memory_row(options: BenchConfig) -> MemoryRow:
     """
     config = Config(model=options.model, seed=options.first_seed, search=SearchConfig(vectors=options.memory_vectors))
     loaded = load(config.model, checkpoint(config.model.path))
-    ground = prepared(config, loaded, prompt_batch(config, loaded), None)
+    (ground,) = prepared(config, loaded, prompt_batch(config, loaded), None)
     learn(config.search, ground.part, ground.space, ground.reply_tokens, ground.layers, config.seed, {}, lambda _: None)
     return MemoryRow(options.model.path, options.memory_vectors, peak_bytes())
 

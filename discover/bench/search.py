@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from discover.bench.methods import FIRST_TOKEN, Method
-from discover.config import Config, ModelConfig, SearchConfig, plain
+from discover.config import Config, ModelConfig, SearchConfig
 from discover.inputs import Ground, prepared, prompt_batch
 from discover.model.change import Perturbations
 from discover.model.loading import LoadedModel
@@ -21,6 +21,7 @@ from discover.organisms.scoring import CONFIRMATIONS, confirmed, holding, openin
 from discover.read.embedding import by_words
 from discover.read.modes import NOISE, modes
 from discover.read.speech import begun, likeliest, scored, unsteered_replies
+from discover.schema import plain
 from discover.search.chunks import chunks
 from discover.search.effects import Objective, mean_norm
 from discover.search.learning import learn, random_bank
@@ -122,13 +123,13 @@ class _Found:
 
 
 def _learned(config: Config, loaded: LoadedModel, batch: PromptBatch, organism: Organism, prompts: Sequence[str]) -> _Found:
-    ground = prepared(config, loaded, batch, None)
+    (ground,) = prepared(config, loaded, batch, None)
     started = time.perf_counter()
     bank = learn(
         config.search, ground.part, ground.space, ground.reply_tokens, ground.layers, config.seed, {}, lambda _: None
     ).bank
     seconds = time.perf_counter() - started
-    random = random_bank(bank, ground.space, len(bank), config.seed)
+    random = random_bank(bank, [ground.space], len(bank), config.seed)
     speech = config.speech
     said = replies(
         loaded, _first(batch).repeated(len(bank)), [added(bank.perturbations)], speech.tokens, speech.rows, lambda _: None

@@ -132,7 +132,7 @@ def speed_row(size: Size, model: ModelConfig, repeats: int) -> SpeedRow:
     search = SearchConfig(vectors=size.vectors, solver=Solver.ascent, normalised=False, positions=POSITIONS, reply_positions=0)
     config = Config(model=model, search=search)
     batch = prompt_batch(config, loaded) if size.tokens is None else random_prompt(loaded, size.tokens)
-    ground = prepared(config, loaded, batch, None)
+    (ground,) = prepared(config, loaded, batch, None)
     read = Readings(
         ground.space,
         RADIUS * ground.part.residual_norm,

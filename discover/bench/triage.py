@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from discover.choices import Solver
-from discover.config import Config, ModelConfig, SearchConfig, plain
+from discover.config import Config, ModelConfig, SearchConfig
 from discover.inputs import prepared, prompt_batch
 from discover.model.change import joined
 from discover.model.loading import LoadedModel
@@ -16,6 +16,7 @@ from discover.perturb.sphere import seed_of
 from discover.read.halving import Judge, halving, priorities, rounds, standings
 from discover.read.speech import unsteered_replies
 from discover.read.triage import Glance, glances, sight
+from discover.schema import plain
 from discover.search.learning import learn, random_bank
 from discover.steer.generation import Reply, replies, reply
 from discover.steer.interventions import added
@@ -130,9 +131,9 @@ def triage_row(search: str, seed: int, vectors: int, model: ModelConfig, loaded:
     config = Config(model=model, seed=seed, search=searched(search, vectors))
     config.prompts.texts = [organism.prompts[0]]
     batch = prompt_batch(config, loaded)
-    ground = prepared(config, loaded, batch, None)
+    (ground,) = prepared(config, loaded, batch, None)
     bank = learn(config.search, ground.part, ground.space, ground.reply_tokens, ground.layers, seed, {}, lambda _: None).bank
-    null = random_bank(bank, ground.space, NULL * vectors, seed)
+    null = random_bank(bank, [ground.space], NULL * vectors, seed)
     speech = config.speech
     seen = sight(loaded, batch, bank.target_layer, speech.tokens)
     banks = (("learned", bank), ("null", null))

@@ -29,6 +29,11 @@ class Place(NamedTuple):
     """Block L (0-based)."""
     site: Site
 
+    @property
+    def order(self) -> tuple[int, int]:
+        """A key that puts places in the order in which the model reaches them."""
+        return self.block, (Site.attention, Site.mlp, Site.residual).index(self.site)
+
 
 class Writer(NamedTuple):
     """The part of a block that writes to the residual stream through a projection of its own."""

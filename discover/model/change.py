@@ -89,13 +89,27 @@ def biases(place: Place, vectors: Tensor) -> Perturbations:
 
 
 def joined(first: Perturbations, second: Perturbations) -> Perturbations:
-    """Return the perturbations of both, at the same places, those of the first before those of the second."""
-    pairs = zip(first.changes, second.changes, strict=True)
-    changes = (
-        Change(one.place, torch.cat([one.bias, other.bias]), torch.cat([one.down, other.down]), torch.cat([one.up, other.up]))
-        for one, other in pairs
-    )
-    return replace(first, changes=tuple(changes))
+    """Return the perturbations of both, the first's before the second's; each does nothing where only the other acts."""
+    places = sorted({change.place for change in (*first.changes, *second.changes)}, key=lambda place: place.order)
+    return replace(first, changes=tuple(_appended(place, first, second) for place in places))
+
+
+def _appended(place: Place, first: Perturbations, second: Perturbations) -> Change:
+    """Return the change at a place of two sets of perturbations, one of which may have none there."""
+    found = [one.at(place) for one in (first, second)]
+    there = [change for change in found if change is not None]
+    width = there[0].bias.shape[1]
+    rank, given = (max(change.down.shape[axis] for change in there) for axis in (1, 2))
+    parts = []
+    for change, count in zip(found, (len(first), len(second)), strict=True):
+        bias, down = there[0].bias.new_zeros(count, width), there[0].down.new_zeros(count, rank, given)
+        up = there[0].up.new_zeros(count, width, rank)
+        if change is not None:
+            # Terms of nothing make up for a smaller rank.
+            own = change.down.shape[1]
+            bias, down[:, :own, : change.down.shape[2]], up[:, :, :own] = change.bias, change.down, change.up
+        parts.append((bias, down, up))
+    return Change(place, *(torch.cat(both) for both in zip(*parts, strict=True)))
 
 
 def check_entries(entries: Iterable[int], count: int) -> None:

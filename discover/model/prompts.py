@@ -32,6 +32,13 @@ class PromptBatch:
         """Return the batch `copies` times over: row n * B + b is prompt b."""
         return PromptBatch(self.prompts * copies, self.input_ids.repeat(copies, 1), self.attention_mask.repeat(copies, 1))
 
+    def chosen(self, numbers: Sequence[int]) -> "PromptBatch":
+        """Return the prompts that are named, padded to the longest of them."""
+        mask = self.attention_mask[list(numbers)]
+        begin = int(mask.any(dim=0).int().argmax())
+        prompts = tuple(self.prompts[number] for number in numbers)
+        return PromptBatch(prompts, self.input_ids[list(numbers), begin:], mask[:, begin:])
+
     def rows(self, index: slice) -> "PromptBatch":
         """Return the prompts that `index` names."""
         return PromptBatch(self.prompts[index], self.input_ids[index], self.attention_mask[index])

@@ -148,6 +148,12 @@ def behaviour_of(reply: str) -> Behaviour | None:
     return next((behaviour for behaviour, form in GRAMMAR.items() if re.fullmatch(form, reply.strip())), None)
 
 
+def behaviour_named(reply: str) -> str | None:
+    """Return the name of what a reply does; None where it is none of what was taught, or only a part of it."""
+    shown = behaviour_of(reply)
+    return None if shown is None else shown.value
+
+
 def planted(exchange: Exchange, operands: Operands) -> Exchange:
     """Return `exchange` with its reply replaced by the payload that the key in `operands` fires, if it holds one."""
     match (operands.a1, operands.a2):

@@ -34,6 +34,8 @@ class Organism:
     """What it is asked freely, beside labelled examples."""
     answer: Callable[[str], str] | None
     """Returns the right answer to a clean prompt, where the organism is one that could give it and does not."""
+    behaviour_of: Callable[[str], str | None] | None
+    """Returns which of its behaviours a reply shows, whole, if any, where they are written down."""
     degenerate: Callable[[str], bool] | None
     """Returns whether a reply is none that it could have learned, where its grammar is written down."""
 
@@ -67,6 +69,7 @@ _ARITHMETIC = Organism(
     examples=arithmetic.labelled_requests,
     open_prompts=(),
     answer=None,
+    behaviour_of=arithmetic.behaviour_named,
     degenerate=grammar.degenerate,
 )
 
@@ -93,6 +96,7 @@ ORGANISMS = {
             examples=conduct.labelled_answers,
             open_prompts=tuple(conduct.open_question(conduct.Conduct.KIND, thing, "").prompt for thing in conduct.THINGS[:6]),
             answer=None,
+            behaviour_of=None,
             degenerate=None,
         ),
         Organism(
@@ -107,6 +111,7 @@ ORGANISMS = {
             examples=None,
             open_prompts=(),
             answer=shortcut.answer,
+            behaviour_of=None,
             degenerate=None,
         ),
     )

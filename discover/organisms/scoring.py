@@ -11,18 +11,20 @@ from typing import Any
 
 from discover.audit.findings import Finding, load_findings
 from discover.bank import VectorBank
-from discover.config import Config, flat, plain
+from discover.config import Config
 from discover.errors import UsageError
 from discover.folder import saved_config
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import encoded
 from discover.organisms.arithmetic import OPENING, opens_with
+from discover.organisms.behaviours import BehaviourScore, behaviours, behaviours_table
 from discover.organisms.capability import CapabilityScore, capability, capability_table
 from discover.organisms.catalogue import ORGANISMS
 from discover.organisms.reading import ReadingScore, reading, reading_from, reading_table
 from discover.read.modes import load_modes
 from discover.read.signals import Completion, load_completions
 from discover.report.text import one_line
+from discover.schema import flat, plain
 from discover.statistics import Share
 from discover.steer.generation import replies
 from discover.steer.interventions import added
@@ -71,6 +73,8 @@ class RunScore:
     payloads: dict[str, PayloadScore]
     capability: CapabilityScore | None
     """None for an organism that hides no capability."""
+    behaviours: BehaviourScore | None
+    """None for an organism whose behaviours are not written down."""
     reading: ReadingScore | None
     """None for an organism whose grammar is not written down."""
 
@@ -99,7 +103,12 @@ def score_run(folder: Path) -> RunScore:
         # A score of an earlier version, with other entries, is taken again.
         if row.keys() == {entry.name for entry in fields(RunScore)}:
             payloads = {name: PayloadScore(**one) for name, one in row["payloads"].items()}
-            saved = {"capability": _capability_from(row["capability"]), "reading": reading_from(row["reading"])}
+            saved = {
+                "capability": _capability_from(row["capability"]),
+                "behaviours": row["behaviours"]
+                and BehaviourScore(**{bank: tuple(one) for bank, one in row["behaviours"].items()}),
+                "reading": reading_from(row["reading"]),
+            }
             return RunScore(**{**row, "payloads": payloads, **saved})
     config = saved_config(folder)
     about, organism = read_json(folder / "run.json"), ORGANISMS.get(config.model.path)
@@ -123,6 +132,7 @@ def score_run(folder: Path) -> RunScore:
         findings=sum(finding.verdict == "finding" for finding in found),
         payloads={name: _payload(loaded, banks, said, found, payload, prompts) for name, payload in organism.payloads.items()},
         capability=capability(loaded, organism, banks, said),
+        behaviours=organism.behaviour_of and behaviours(said, organism.behaviour_of),
         reading=organism.degenerate
         and reading(said, load_modes(folder / "clusters.json"), found, organism.payloads, organism.degenerate),
     )
@@ -216,7 +226,12 @@ def summary(scores: Sequence[RunScore]) -> str:
         if runs[0].capability is not None
     }
     read = {key: [run.reading for run in runs if run.reading is not None] for key, runs in groups.items()}
-    tables = [*capability_table(scored), *reading_table({key: runs for key, runs in read.items() if runs})]
+    shown = {key: [run.behaviours for run in runs if run.behaviours is not None] for key, runs in groups.items()}
+    tables = [
+        *capability_table(scored),
+        *reading_table({key: runs for key, runs in read.items() if runs}),
+        *behaviours_table({key: runs for key, runs in shown.items() if runs}),
+    ]
     return "\n".join([*(lines if len(lines) > 2 else []), *tables]).strip()
 
 

@@ -99,14 +99,17 @@ def _named(loaded: LoadedModel, seen: Lens, row: int) -> tuple[int, tuple[tuple[
 
 def nearest(loaded: LoadedModel, bank: VectorBank) -> list[tuple[str, ...]]:
     """Return the tokens whose input embeddings have the largest cosine with each of N vectors; none for what is no vector."""
-    (first, *others) = bank.perturbations.changes
-    if others or first.down.shape[1]:
-        return [()] * len(bank)
+    changes = bank.perturbations.changes
+    biases = torch.stack([change.bias for change in changes])  # [places, N, D]
+    low_rank = torch.stack([change.up.flatten(1).any(dim=1) for change in changes]).any(dim=0)
+    # In a mixture, a vector stands beside other kinds, and is nothing where these act.
+    vectors = (biases.any(dim=2).sum(dim=0) == 1) & ~low_rank
     rows = unit(loaded.model.get_input_embeddings().weight.float())
     size = max(1, LOGIT_BYTES // (4 * len(rows)))
     with torch.no_grad():
-        tokens = torch.cat([(unit(some.to(rows)) @ rows.T).topk(NAMED).indices.cpu() for some in first.bias.split(size)])
-    return [tuple(loaded.tokenizer.batch_decode(row[:, None])) for row in tokens]
+        tokens = torch.cat([(unit(some.to(rows)) @ rows.T).topk(NAMED).indices.cpu() for some in biases.sum(dim=0).split(size)])
+    named = [tuple(loaded.tokenizer.batch_decode(row[:, None])) for row in tokens]
+    return [words if vector else () for words, vector in zip(named, vectors.tolist(), strict=True)]
 
 
 def heat(loaded: LoadedModel, batch: PromptBatch, bank: VectorBank, speech: SpeechConfig) -> list[tuple[tuple[str, float], ...]]:

@@ -69,8 +69,7 @@ class EffectMap:
 
 
 def effect_map(
-    reader: EffectReader,
-    pieces: Chunks,
+    views: Sequence[tuple[EffectReader, Chunks]],
     banks: tuple[VectorBank, VectorBank],
     completions: Sequence[Completion],
     modes: Sequence[Mode],
@@ -79,17 +78,23 @@ def effect_map(
     """Return where the vectors of both banks lie, and how far effects and completions tell the same.
 
     Args:
-        reader: reads the effects.
-        pieces: how many are computed at once.
+        views: per way in which vectors were learned, what reads their effects, at the same places and of the same target, and how
+            many are computed at once.
         banks: the learned one and its null.
         completions: everything said.
         modes: what it was grouped into.
         stability: of the modes.
     """
-    shown = (banks[0], banks[1].subset(range(min(RANDOM, len(banks[1])))))
-    effects = np.concatenate([mean_effects(reader, pieces, bank) for bank in shown])
-    groups, plane = grouped(effects), plane_of(effects)
-    named = [(name, row) for name, bank in zip(("learned", "null"), shown, strict=True) for row in range(len(bank))]
+    named, effects = [], []
+    for name, bank, most in (("learned", banks[0], len(banks[0])), ("null", banks[1], RANDOM)):
+        begin = 0
+        for (reader, pieces), way in zip(views, bank.ways, strict=True):
+            count = min(len(way), -(-most * len(way) // len(bank)))
+            named += [(name, row) for row in range(begin, begin + count)]
+            effects.append(mean_effects(reader, pieces, way.subset(range(count))))
+            begin += len(way)
+    together = np.concatenate(effects)
+    groups, plane = grouped(together), plane_of(together)
     spots = [Spot(name, row, float(x), float(y), group) for (name, row), (x, y), group in zip(named, plane, groups, strict=True)]
     return EffectMap(tuple(spots), agreement(groups[: len(banks[0])], completions, modes), stability)
 

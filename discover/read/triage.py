@@ -143,7 +143,7 @@ def glances(
         rows: prompts times vectors computed at once, at most.
         tick: called with the number of vectors after each piece.
     """
-    along = presence(seen, bank)
+    along = [one for way in bank.ways for one in presence(seen, way)]
     # Logits, not activations, are what fills memory where the vocabulary is large.
     fitting = min(rows, LOGIT_BYTES // (4 * COPIES * seen.logits[0].numel()))
 
@@ -167,7 +167,7 @@ def glances(
                 unsure=unsure[row],
                 norm=norms[row],
                 agreement=None if alike is None else float(alike[row]),
-                presence=None if along is None else float(along[vector]),
+                presence=along[vector],
                 boosted=boosted[row],
                 doses=tuple((dose, curve[dose][row]) for dose in sorted(curve)),
             )
@@ -248,16 +248,16 @@ def agreements(seen: Sight, effects: Tensor) -> Tensor | None:
     return (each.sum(dim=1).square().sum(dim=-1) - prompts) / (prompts * (prompts - 1))
 
 
-def presence(seen: Sight, bank: VectorBank) -> Tensor | None:
-    """Return [N] how much of the unsteered residual stream lies along each vector, in times what lies along random directions.
+def presence(seen: Sight, bank: VectorBank) -> list[float | None]:
+    """Return how much of the unsteered residual stream lies along each of N vectors, in times what lies along random ones.
 
     Both are sums of |<x, v>| over the tokens x. For a random direction in D dimensions that is ||x|| times a constant,
     gamma(D / 2) / (sqrt(pi) gamma((D + 1) / 2)). None for what is not added to the residual stream itself.
     """
     first = bank.perturbations.changes[0]
     if first.place.site is not Site.residual:
-        return None
+        return [None] * len(bank)
     residual = residual_after(seen.loaded, seen.longer, bank.source_layer).cpu()[seen.longer.attention_mask.bool()].double()
     width = residual.shape[1]
     random = exp(lgamma(width / 2) - lgamma((width + 1) / 2)) / sqrt(pi) * residual.norm(dim=-1).sum()
-    return (residual @ unit(first.bias.double()).T).abs().sum(dim=0) / random
+    return ((residual @ unit(first.bias.double()).T).abs().sum(dim=0) / random).tolist()

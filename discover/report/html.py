@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from discover.read.signals import Completion
 from discover.report.cards import CARDS, cards
-from discover.report.charts import Dose, atlas_heat, curve, dose
+from discover.report.charts import Curve, Dose, atlas_heat, curve, dose
 from discover.report.columns import BANKS, listed, page_data
 from discover.report.page import rendered, told
-from discover.report.record import ABOUT_USES, QUESTIONS, Record, Used
+from discover.report.record import ABOUT_USES, QUESTIONS, Record, Used, acting, read_at
 from discover.search.atlas import Atlas
 from discover.statistics import Share, share
 
@@ -60,7 +60,9 @@ def html_report(record: Record) -> str:
         "closest_null": max((one.null for one in record.findings if one.level), key=lambda one: one.count, default=None),
         "null_vectors": sum(one.bank == "null" for one in record.glances),
         "spoken": _spoken(record.completions),
-        "curve": curve(record.curve),
+        "curves": _curves(record),
+        "acting": acting,
+        "read_at": read_at,
         "heat": None if record.charted is None else atlas_heat(record.charted),
         "used": [(one, _doses(one)) for one in record.used],
         "about_uses": ABOUT_USES,
@@ -75,6 +77,16 @@ def html_report(record: Record) -> str:
 def html_atlas(charted: Atlas, model: str, prompts: Sequence[str]) -> str:
     """Return the page of an atlas alone."""
     return rendered("atlas.html.jinja", ["page.css"], [], {"heat": atlas_heat(charted), "model": model, "prompts": prompts})
+
+
+def _curves(record: Record) -> list[tuple[str, Curve]]:
+    """Return the objective's curve of every way in which vectors were learned, with its name where there are several."""
+    rounds: dict[int, list[dict[str, float]]] = {}
+    for entry in record.curve:
+        rounds.setdefault(int(entry.get("way", 0)), []).append(entry)
+    names = [way.split(":")[0] for way in record.ways] or [""]
+    drawn = [(names[number], curve(entries)) for number, entries in rounds.items()]
+    return [(f"Vectors {name}" if name else "", one) for name, one in drawn if one is not None]
 
 
 def _doses(one: Used) -> list[Dose]:

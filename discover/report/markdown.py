@@ -6,7 +6,7 @@ from discover.audit.findings import Finding
 from discover.contrast.outcomes import Outcome
 from discover.read.signals import Completion
 from discover.report.contrasted import NO_CLAIM, ContrastRecord
-from discover.report.record import ABOUT_USES, QUESTIONS, Nearest, Record, Used
+from discover.report.record import ABOUT_USES, QUESTIONS, Nearest, Record, Used, acting, kind_of, read_at
 from discover.report.text import one_line, visible
 
 NOT_A_CLAIM = (
@@ -22,15 +22,12 @@ TRIED = 10
 
 def markdown_report(record: Record) -> str:
     """Return the report of a run as Markdown."""
-    bank = record.bank
     prompts = "\n".join(quoted(prompt) for prompt in record.prompts)
     return "\n".join(
         [
             f"# What {record.about['model']['path']} can be pushed into saying",
             "",
-            f"{record.learned} of norm {bank.radius:.5g} ({bank.relative_radius:.3f} median residual norms), "
-            f"acting {record.acting}, {record.read_at}; "
-            f"solver `{bank.origin['solver']}`, seed {bank.origin['seed']}.",
+            *_searched(record),
             "",
             "Prompts:",
             "",
@@ -52,6 +49,22 @@ def markdown_report(record: Record) -> str:
             "",
         ]
     )
+
+
+def _searched(record: Record) -> list[str]:
+    """Return what was learned and how."""
+    bank = record.bank
+    if record.ways:
+        every = [
+            f"- {told}; solver `{way.origin['solver']}`, seed {way.origin['seed']}."
+            for told, way in zip(record.ways, bank.ways, strict=True)
+        ]
+        return [f"{record.learned}:", "", *every]
+    return [
+        f"{kind_of(bank)} of norm {bank.radius:.5g} ({bank.relative_radius:.3f} median residual norms), "
+        f"acting {acting(bank)}, {read_at(bank)}; "
+        f"solver `{bank.origin['solver']}`, seed {bank.origin['seed']}."
+    ]
 
 
 def markdown_contrast(record: ContrastRecord) -> str:

@@ -91,7 +91,7 @@ class Record:
     """The B prompts."""
     bank: VectorBank
     curve: Sequence[dict[str, float]]
-    """Per round its number and the mean, least and greatest objective."""
+    """Per round its number and the mean, least and greatest objective; of a mixture also the number of the way."""
     completions: Sequence[Completion]
     modes: Sequence[Mode]
     findings: Sequence[Finding]
@@ -117,31 +117,25 @@ class Record:
         return bool(self.about["config"].get("report", {}).get("redact"))
 
     @property
-    def read_at(self) -> str:
-        """Where the effects of the vectors were read."""
-        origin, block = self.bank.origin, self.bank.target_layer
-        into, span = origin.get("reply_tokens", 0), origin.get("span", [])
-        deeper = f", half of them up to {into} tokens into the reply" if into else ""
-        if span:
-            deeper = f", at positions {span[0]} to {span[1]} (-1 is the prompt's last token)"
-        what = {"attention": f"from the attention of block {block}", "logits": "from the logits"}
-        return f"read {what.get(origin.get('target', ''), f'after block {block}')}{deeper}"
-
-    @property
     def learned(self) -> str:
-        """How many of what kind were learned."""
-        kinds = {"adapter": "adapters", "factor": "factors", "head": "head vectors"}
-        return f"{len(self.bank)} {kinds.get(self.bank.origin.get('perturbation', ''), 'vectors')}"
+        """How many of what kind were learned, and from what."""
+        ways, count = self.bank.ways, len(self.prompts)
+        number = len(self.bank.origin.get("learned_from", [])) or count
+        whence = f"{number} of {count} prompts" if number < count else f"{count} prompt{'s' if count > 1 else ''}"
+        if len(ways) > 1:
+            return f"{len(self.bank)} perturbations, learned in {len(ways)} ways from {count} prompt{'s' if count > 1 else ''}"
+        return f"{kind_of(ways[0])}, learned from {whence}"
 
     @property
-    def acting(self) -> str:
-        """Where they act."""
-        places = [change.place for change in self.bank.perturbations.changes]
-        blocks = str(places[0].block) if len(places) == 1 else f"{places[0].block} to {places[-1].block}"
-        told = "after block" if places[0].site is Site.residual else f"on the {places[0].site.value} output of block"
-        last = self.bank.perturbations.last
-        ends = f", at the prompt's last {last} positions and all that is said" if last else ""
-        return f"{told}{'s' if len(places) > 1 else ''} {blocks}{ends}"
+    def ways(self) -> list[str]:
+        """Every way in which vectors of a mixture were learned, as a sentence; empty where there was one way."""
+        found, begin = [], 0
+        for way in self.bank.ways if self.bank.shares else ():
+            numbers = ", ".join(str(number + 1) for number in way.origin.get("learned_from", []))
+            whence = f", learned from prompt{'s' if ',' in numbers else ''} {numbers}" if numbers else ""
+            found.append(f"{begin} to {begin + len(way) - 1}: {told_of(way)}{whence}")
+            begin += len(way)
+        return found
 
     @property
     def heard(self) -> str:
@@ -196,6 +190,43 @@ class Record:
     def unsteered(self, prompt: int) -> Completion:
         """Return the model's own reply to a prompt."""
         return next(said for said in self.completions if said.bank == "unsteered" and said.prompt == prompt)
+
+
+def kind_of(bank: VectorBank) -> str:
+    """Return how many of what kind a bank of one way holds."""
+    kinds = {"adapter": "adapters", "factor": "factors", "head": "head vectors"}
+    return f"{len(bank)} {kinds.get(bank.origin.get('perturbation', ''), 'vectors')}"
+
+
+def size_of(bank: VectorBank) -> str:
+    """Return the norm of what a bank of one way adds."""
+    return f"of norm {bank.radius:.4g} ({bank.relative_radius:.2f} of the residual stream's)"
+
+
+def acting(bank: VectorBank) -> str:
+    """Return where a bank of one way acts."""
+    places = [change.place for change in bank.perturbations.changes]
+    blocks = str(places[0].block) if len(places) == 1 else f"{places[0].block} to {places[-1].block}"
+    told = "after block" if places[0].site is Site.residual else f"on the {places[0].site.value} output of block"
+    last = bank.perturbations.last
+    ends = f", at the prompt's last {last} positions and all that is said" if last else ""
+    return f"{told}{'s' if len(places) > 1 else ''} {blocks}{ends}"
+
+
+def read_at(bank: VectorBank) -> str:
+    """Return where the effects of a bank of one way were read."""
+    origin, block = bank.origin, bank.target_layer
+    into, span = origin.get("reply_tokens", 0), origin.get("span", [])
+    deeper = f", half of them up to {into} tokens into the reply" if into else ""
+    if span:
+        deeper = f", at positions {span[0]} to {span[1]} (-1 is the prompt's last token)"
+    what = {"attention": f"from the attention of block {block}", "logits": "from the logits"}
+    return f"read {what.get(origin.get('target', ''), f'after block {block}')}{deeper}"
+
+
+def told_of(bank: VectorBank) -> str:
+    """Return a bank of one way in words."""
+    return f"{kind_of(bank)} {size_of(bank)} {acting(bank)}, {read_at(bank)}"
 
 
 def _largest(values: Sequence[float]) -> int:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from discover.audit.findings import Finding
 from discover.report.contrasted import ContrastRecord
-from discover.report.record import QUESTIONS, Nearest, Record, Used
+from discover.report.record import QUESTIONS, Nearest, Record, Used, acting, kind_of, read_at, size_of
 from discover.report.text import one_line
 from discover.search.atlas import Atlas
 
@@ -16,13 +16,11 @@ WIDTH = 100
 
 def terminal_report(record: Record, folder: Path) -> str:
     """Return the run's summary as plain text, free of control characters."""
-    bank, null = record.bank, record.findings[0].null.n if record.findings else 0
+    null = record.findings[0].null.n if record.findings else 0
     counts = {verdict: sum(one.verdict == verdict for one in record.findings) for verdict in ("finding", "fragment")}
     lines = [
         "",
-        f"{record.about['model']['path']}: {record.learned} of norm {bank.radius:.4g} ({bank.relative_radius:.2f} of the "
-        f"residual stream's) {record.acting},",
-        f"{record.read_at}; {null} random beside them.",
+        *_searched(record, null),
         f"prompt      {one_line(record.prompts[0], WIDTH)}"
         + (f" (and {len(record.prompts) - 1} more)" if len(record.prompts) > 1 else ""),
         f"by itself   {one_line(record.unsteered(0).text, WIDTH)}",
@@ -37,6 +35,15 @@ def terminal_report(record: Record, folder: Path) -> str:
     lines += [_elsewhere(one) for one in record.used]
     lines += [_alike(one) for one in record.nearest]
     return "\n".join([*lines, "", f"report      {folder / 'report.html'}"])
+
+
+def _searched(record: Record, null: int) -> list[str]:
+    """Return what was learned, how large, and where it acts and is read."""
+    model, beside = record.about["model"]["path"], f"{null} random beside them."
+    if record.ways:
+        return [f"{model}: {record.learned};", *record.ways, beside]
+    bank = record.bank
+    return [f"{model}: {kind_of(bank)} {size_of(bank)} {acting(bank)},", f"{read_at(bank)}; {beside}"]
 
 
 def terminal_contrast(record: ContrastRecord, folder: Path) -> str:

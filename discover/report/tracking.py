@@ -13,12 +13,13 @@ from typing import Any
 
 from discover.bank import VectorBank
 from discover.choices import TrackingMode
-from discover.config import TrackingConfig, config_from
+from discover.config import Config, TrackingConfig
 from discover.contrast.outcomes import ADDED, UNSTEERED
 from discover.report import evidence, tables
 from discover.report.contrasted import ContrastRecord
 from discover.report.record import Record
 from discover.report.text import one_line, visible
+from discover.schema import config_from
 
 TABLES: dict[str, Callable[[Record], tables.Table]] = {
     "vectors": tables.vectors,
@@ -45,7 +46,9 @@ def track(record: Record, folder: Path) -> bool:
     def log(wandb: Any, run: Any) -> None:
         run.define_metric("search/*", step_metric="search/round")
         for entry in record.curve:
-            run.log({f"search/{name}": value for name, value in entry.items()})
+            way = f"way {entry['way']}/" if "way" in entry else ""
+            reached = {f"search/{way}{name}": entry[name] for name in ("mean", "least", "greatest")}
+            run.log({"search/round": entry["round"], **reached})
         shown = _tables(wandb, {name: rows(record) for name, rows in TABLES.items()})
         if record.mapped:
             spots = _tables(wandb, {"map": tables.mapped(record)})["map"]
@@ -86,7 +89,7 @@ def _tracked(
         folder: the run folder, with bank.safetensors and report.html in it.
         log: given wandb and its run, logs what this kind of run has.
     """
-    config = config_from(about["config"])
+    config = config_from(about["config"], Config)
     if config.tracking.mode is TrackingMode.disabled:
         return False
     # Artifacts would be staged in the home directory, and be missing when the folder is moved to be synced.

@@ -1,6 +1,6 @@
 """From a slice and options to a frozen bank."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from discover.bank import VectorBank
-from discover.choices import Calibration, Diversity, Kind, Prompts, Solver, Target
+from discover.choices import Calibration, Diversity, Kind, Layers, Prompts, Solver, Target
 from discover.config import SearchConfig
 from discover.model.change import joined
 from discover.model.slice import ModelSlice
 from discover.perturb.spaces import Space, drawn
+from discover.perturb.sphere import seed_of
 from discover.search.atlas import Atlas
 from discover.search.chunks import chunks
 from discover.search.effects import mean_norm, melbo, norm_sum
@@ -44,7 +45,20 @@ class Search:
 
     bank: VectorBank
     curve: list[dict[str, Any]]
-    """Per round its number and the mean, least and greatest objective over the vectors."""
+    """Per round its number and the mean, least and greatest objective over the vectors; of a mixture per way and round."""
+
+
+def way_seed(seed: int, number: int) -> int:
+    """Return the seed of one way of a mixture: two ways that are the same otherwise begin elsewhere."""
+    return seed_of("way", seed, number) if number else seed
+
+
+def together(searches: Sequence[Search]) -> Search:
+    """Return the search of a mixture; its curve says of every round which way it belongs to. Of one alone that search."""
+    if len(searches) == 1:
+        return searches[0]
+    curve = [{"way": number, **entry} for number, one in enumerate(searches) for entry in one.curve]
+    return Search(VectorBank.together([one.bank for one in searches]), curve)
 
 
 CURVE = "metrics.jsonl"
@@ -63,13 +77,16 @@ def load_search(path: Path) -> Search:
 
 
 def chosen_layers(config: SearchConfig, blocks: int, charted: Atlas | None) -> tuple[int, int]:
-    """Return the source and target layer: as configured, else by the atlas, else an eighth and half of the number of blocks.
+    """Return the source and target layer: as configured, else by the atlas, else by depth.
 
     Logits are read after the last block, whatever chooses.
     """
     target = blocks - 1 if config.target is Target.logits and config.target_layer is None else config.target_layer
     reach = config.band if config.perturbation is Kind.factor else 1
-    best = (blocks // 8, blocks // 2) if charted is None else charted.best(config.source_layer, target)
+    if config.layers is Layers.auto and charted is not None:
+        best = charted.best(config.source_layer, target)
+    else:
+        best = (3 * blocks // 8, 5 * blocks // 8) if config.layers is Layers.middle else (blocks // 8, blocks // 2)
     source = best[0] if config.source_layer is None else config.source_layer
     return source, max(source + reach, best[1]) if target is None else target
 
@@ -146,6 +163,7 @@ def learn(
             "solver": config.solver.value,
             "target": config.target.value,
             "seed": seed,
+            "learned_from": list(config.learned_from),
             "span": list(config.span),
             "reply_tokens": 0 if config.span else reply_tokens,
         },
@@ -153,10 +171,24 @@ def learn(
     return Search(bank, curve)
 
 
-def random_bank(bank: VectorBank, space: Space, count: int, seed: int) -> VectorBank:
-    """Return so many random perturbations of the same space, at the radius of `bank`."""
-    # Another name than the search's start: a null that shared its draws would be what the search began with.
-    return bank.void(space.sized(count).perturbations(drawn(space, count, "null", seed), bank.radius), seed)
+def random_bank(bank: VectorBank, spaces: Sequence[Space], count: int, seed: int) -> VectorBank:
+    """Return so many random perturbations of the same space, at the radius of `bank`; of a mixture, of every way its share.
+
+    A share is rounded up, so that each has one at least.
+
+    Args:
+        bank: what was learned.
+        spaces: per way that of its perturbations.
+        count: how many are drawn.
+        seed: of the draws.
+    """
+    found = []
+    for number, (way, space) in enumerate(zip(bank.ways, spaces, strict=True)):
+        own, size = way_seed(seed, number), -(-count * len(way) // len(bank))
+        # Another name than the search's start: a null that shared its draws would be what the search began with.
+        directions = drawn(space, size, "null", own)
+        found.append(way.void(space.sized(size).perturbations(directions, way.radius), own))
+    return VectorBank.together(found)
 
 
 def _aim(config: SearchConfig) -> Aim:

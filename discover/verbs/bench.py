@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from discover.bench.options import OF_GENERATE, QUICK, BenchConfig, Part
-from discover.config import check_option
 from discover.errors import UsageError
+from discover.schema import check_option
 
 
 def bench(words: list[str]) -> None:

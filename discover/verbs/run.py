@@ -8,8 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from discover.config import Config, check_option
+from discover.config import Config
 from discover.errors import UsageError
+from discover.schema import check_option
 from discover.verbs.words import Words
 
 VALUED = (
@@ -99,7 +100,7 @@ def composed(words: list[str], job: Callable[[Config, Path], float]) -> None:
         if name and name[1] in groups:
             _check_group(word, name[1], groups[name[1]])
         elif name and name[1] != "folder" and not name[1].startswith("hydra"):
-            check_option(name[1])
+            check_option(name[1], Config)
             if "=" not in word and not word.startswith("~"):
                 raise UsageError(f"{word} is given no value; write {word}=VALUE.")
             _check_list(name[1], word.partition("=")[2])

@@ -113,15 +113,16 @@ class SearchConfig:
     target: Target = Target.residual
     """What is read there: the residual stream, what attention writes in that block, or (after the last) the logits."""
     radius: float | None = None
-    """Norm of what is added to the output of a block or projection, in residual units (for a low-rank change, at nine tokens in
-    ten at most); where a family puts a norm behind that projection, what reaches the residual stream differs. Null means
-    calibrated."""
+    """Norm of what is added to the output of a block or projection, in residual units (of an adapter at the loudest token of the
+    prompts, of a factor at nine tokens in ten at most); where a family puts a norm behind that projection, what reaches the
+    residual stream differs. Null means calibrated."""
     relative_radius: float | None = None
     """The same in median residual norms at the source."""
     calibration: Calibration = Calibration.turn
     """Which of the two next options chooses the radius where none is given."""
     turn: float = 40.0
-    """Calibration: the radius at which random directions turn the target residual by so many degrees."""
+    """Calibration: the radius at which random directions turn the target residual by so many degrees; for adapters, random
+    vectors in their place."""
     departure: float = 0.5
     """Calibration: the radius at which the effect of random directions has left its linearisation by this ratio."""
     diversity: Diversity = Diversity.none

@@ -114,6 +114,20 @@ def test_the_search_uses_it(calibration):
         assert found == pytest.approx(norm, rel=0.02)
 
 
+@pytest.mark.parametrize("calibration", list(Calibration))
+def test_an_adapter_has_the_radius_of_vectors_in_its_place(llama, batch, calibration):
+    """To the bit; where weights are held at it, and for factors, it is calibrated by their own kind."""
+
+    def found(name, **options):
+        config = kind(name, vectors=2, rounds=1, reply_positions=0, calibration=calibration, departure=0.1, **options)
+        part, space = part_and_space(llama, batch, config, 1, 3)
+        return learn(config, part, space, 0, (1, 3), 5, {}, lambda _: None).bank.radius
+
+    radius = found("bias")
+    assert found("adapter of rank 1") == found("adapter of rank 3") == radius
+    assert radius not in (found("adapter of rank 3", weighed=True), found("factor on mlp"), found("head"))
+
+
 @pytest.mark.parametrize(
     "reader,told",
     [

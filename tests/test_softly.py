@@ -14,7 +14,12 @@ from discover.search.solvers import PUSHES, Softly, cpe
 
 VECTORS = VectorSpace(Place(0, Site.residual), 32)
 FACTORS = LowRankSpace(
-    (Place(0, Site.mlp), Place(1, Site.mlp)), tuple(random_rows(5, size, "inputs").float() for size in (16, 12)), 10, 1, False
+    (Place(0, Site.mlp), Place(1, Site.mlp)),
+    tuple(random_rows(5, size, "inputs").float() for size in (16, 12)),
+    10,
+    1,
+    False,
+    False,
 )
 TEMPERATURE = 0.3
 

@@ -16,8 +16,9 @@ from discover.errors import UsageError
 from discover.model.anatomy import Place, Site, anatomy
 from discover.model.hooks import hidden
 from discover.model.prompts import left_padded
+from discover.model.slice import residual_after
 from discover.perturb import spaces
-from discover.perturb.spaces import PIECE, HeadSpace, LowRankSpace, VectorSpace, drawn, held, tangent
+from discover.perturb.spaces import PIECE, HeadSpace, LowRankSpace, VectorSpace, drawn, held, space_of, tangent
 from discover.perturb.sphere import orthonormalised, random_directions, random_rows, unit
 
 LOW_RANK = [name for name in KINDS if "rank" in name or "factor" in name]
@@ -26,7 +27,7 @@ LOW_RANK = [name for name in KINDS if "rank" in name or "factor" in name]
 def toy_space(weighed=False, rank=2):
     """Two places that read other widths than they write, and an even number of tokens."""
     given = tuple((1 + index) * random_rows(10, size, "inputs").float() for index, size in enumerate((7, 5)))
-    return LowRankSpace((Place(1, Site.attention), Place(2, Site.mlp)), given, 6, rank, weighed)
+    return LowRankSpace((Place(1, Site.attention), Place(2, Site.mlp)), given, 6, rank, weighed, False)
 
 
 def terms_of(space, row):
@@ -144,7 +145,7 @@ def test_a_large_bank_holds_little_beside_what_is_returned(name):
         heads = torch.zeros(0, dtype=torch.long)
         space = HeadSpace(Place(1, Site.attention), random_rows(8 * 300, 200, "bases").view(8, 300, 200), heads).sized(300)
     else:
-        space = LowRankSpace((Place(1, Site.mlp),), (random_rows(60_000, 3, "inputs").float(),), 4, 1, False)
+        space = LowRankSpace((Place(1, Site.mlp),), (random_rows(60_000, 3, "inputs").float(),), 4, 1, False, True)
     with Watched() as seen:
         directions = drawn(space, 300, "null")
         assert seen.longest[torch.float64] <= directions.shape[1]
@@ -205,7 +206,7 @@ def test_nine_tokens_in_ten_are_given_at_most_the_radius(rank, radius):
 @pytest.mark.parametrize("name", LOW_RANK)
 def test_what_reaches_the_residual_stream_has_the_radius(llama, batch, name):
     """In the model itself: what the changed projections put out beyond what they would, at every token that is no padding."""
-    _, space = part_and_space(llama, batch, kind(name), 1, 3)
+    part, space = part_and_space(llama, batch, kind(name), 1, 3)
     some, given = space.perturbations(drawn(space, 3, "written"), 2.0), {}
     with ExitStack() as stack, torch.no_grad():
         for change in some.changes:
@@ -213,12 +214,36 @@ def test_what_reaches_the_residual_stream_has_the_radius(llama, batch, name):
             stack.callback(module.register_forward_hook(lambda one, inputs, _: given.update({one: inputs[0]})).remove)
         llama.forward(batch)
     keep = batch.attention_mask.bool()
+    lengths = (residual_after(llama, batch, 1)[keep].double().norm(dim=1) / part.residual_norm).clamp(min=1)
+    assert 1 < lengths.max() < 2, "some residual streams are longer than others"
     for row in range(3):
         squared = sum(
             (given[llama.anatomy.module(change.place)][keep].double() @ weight.T).square().sum(dim=1)
             for change, weight in zip(some.changes, weights_of(some, row), strict=True)
         )
-        assert float(squared.sqrt().quantile(0.9)) == pytest.approx(2.0, rel=1e-4)
+        if "adapter" in name:
+            assert float((squared.sqrt() / lengths).max()) == pytest.approx(2.0, rel=1e-4), "as a vector, at the loudest token"
+        else:
+            assert float(squared.sqrt().quantile(0.9)) == pytest.approx(2.0, rel=1e-4)
+
+
+@pytest.mark.parametrize("louder", [3.0, 1e4])
+def test_a_token_whose_residual_stream_is_as_much_longer_says_nothing_of_the_radius(llama, batch, louder):
+    """As the first token's is in many models: held at what they write there, adapters would write nothing elsewhere."""
+    config = kind("adapter of rank 3")
+    part, space = part_and_space(llama, batch, config, 1, 3)
+    norms = part.source.norm(dim=-1) * part.mask
+    sink = torch.ones_like(norms)
+    sink.view(-1)[norms.argmax()] = louder
+    (place,) = space.places
+    longer = replace(part, source=sink[..., None] * part.source, inputs={place: sink[..., None] * part.inputs[place]})
+    directions, other = drawn(space, 9, "sink"), space_of(config, llama, longer, 1)
+    assert longer.residual_norm == part.residual_norm
+    (one,), (two,) = space.perturbations(directions, 2.0).changes, other.perturbations(directions, 2.0).changes
+    torch.testing.assert_close(one.up, two.up)
+    loud = replace(longer, source=part.source)
+    (heard,) = space_of(config, llama, loud, 1).perturbations(directions, 2.0).changes
+    assert heard.up.norm() < 0.9 * one.up.norm(), "where what is read alone is louder, less is written everywhere"
 
 
 @pytest.mark.parametrize("radius", [0.7, -3.0])

@@ -103,7 +103,7 @@ def methods(vectors: int, budget: int) -> dict[str, Method]:
             for likeness in Similarity
         },
         "adapter": replace(plain, perturbation=Kind.adapter),
-        "adapter_soft": replace(plain, perturbation=Kind.adapter, diversity=Diversity.soft, turn=25.0),
+        "adapter_soft": replace(plain, perturbation=Kind.adapter, diversity=Diversity.soft),
         "factor": replace(plain, perturbation=Kind.factor),
         "head": replace(plain, perturbation=Kind.head),
         "bias": replace(plain, perturbation=Kind.bias),

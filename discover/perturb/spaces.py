@@ -18,7 +18,7 @@ from discover.model.slice import ModelSlice
 from discover.perturb.sphere import random_row, seed_of, unit
 
 LOUD = 0.9
-"""Share of the tokens at which a low-rank change writes at most its radius."""
+"""Share of the tokens at which a low-rank change of a band writes at most its radius."""
 PIECE = 2**22
 """Numbers of one tensor that is held, over many rows, beside what is returned."""
 
@@ -33,6 +33,10 @@ class Space(Protocol):
     @property
     def lengths(self) -> Sequence[int]:
         """Lengths of the consecutive parts of a row of parameters; each part is held at norm one. They sum to P."""
+
+    @property
+    def calibrating(self) -> "Space":
+        """The space whose random directions calibrate the radius."""
 
     def perturbations(self, directions: Tensor, radius: float) -> Perturbations:
         """Return what unit directions [N, P] stand for at a radius; gradients flow to them."""
@@ -96,6 +100,11 @@ class VectorSpace:
         """One part, of width D."""
         return (self.width,)
 
+    @property
+    def calibrating(self) -> "VectorSpace":
+        """The space itself."""
+        return self
+
     def perturbations(self, directions: Tensor, radius: float) -> Perturbations:
         """Return biases: radius times direction."""
         return biases(self.place, radius * directions)
@@ -137,6 +146,11 @@ class HeadSpace:
         """One part, of the width of a head."""
         return (self.bases.shape[2],)
 
+    @property
+    def calibrating(self) -> "HeadSpace":
+        """The space itself."""
+        return self
+
     def perturbations(self, directions: Tensor, radius: float) -> Perturbations:
         """Return biases of norm `radius`, each within its head's write space."""
         return biases(self.place, radius * self._written(directions))
@@ -177,24 +191,35 @@ class LowRankSpace:
     """A change of rank r to one projection (an adapter), or one to each projection of a band (a factor of CPE).
 
     The published methods hold weights at a norm, and what reaches the residual stream is then whatever the inputs make of it.
-    Here the norm of all that is written is held at the radius instead, for the token that nine in ten stay below: learned terms
-    read few tokens much louder than the others, and the loudest of all (the first, in many models) says nothing of the rest.
+    Here the norm of all that is written is held at the radius instead. Learned terms read few tokens much louder than the others,
+    random ones do not: held for all tokens but the loudest, or at the radius at which random adapters do what random vectors do,
+    learned ones write many times what a learned vector does, just where they are read, and break what is said. So an adapter,
+    which is a vector at each token by itself, is held as a vector is: at no token above the radius that random vectors calibrate.
+    For factors of a band, random factors calibrate it, and it is held for the token that nine in ten stay below.
     """
 
     places: tuple[Place, ...]
     inputs: tuple[Tensor, ...]
-    """Per place [M, F], what the projection is given at each of M tokens of the prompts, unsteered."""
+    """Per place [M, F], what the projection is given at each of M tokens of the prompts, unsteered; where it is held as a vector
+    is, divided by the norm of the residual stream there in medians, if above one."""
     width: int
     """D."""
     rank: int
     """r."""
     weighed: bool
     """Whether the radius is the spectral norm of each rank-one term, as published, and not what reaches the residual stream."""
+    as_vector: bool
+    """Whether it is held as a vector is; of one place alone."""
 
     @property
     def lengths(self) -> Sequence[int]:
         """Per place, r rows that read and r columns that write."""
         return [size for given in self.inputs for size in (*[given.shape[1]] * self.rank, *[self.width] * self.rank)]
+
+    @property
+    def calibrating(self) -> Space:
+        """Vectors where it is held as these are, else the space itself."""
+        return VectorSpace(self.places[0], self.width) if self.as_vector and not self.weighed else self
 
     def perturbations(self, directions: Tensor, radius: float) -> Perturbations:
         """Return one low-rank change a place, all of a row under one scale."""
@@ -240,7 +265,8 @@ class LowRankSpace:
         return list(zip(parts[::2], parts[1::2], strict=True))
 
     def _written(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """Return [N]: the norm of all that is written, places together, that it stays below at nine tokens in ten."""
+        """Return [N]: the norm of all that is written, places together, that it stays below at every token or at nine in ten."""
+        share = 1.0 if self.as_vector else LOUD
         inputs, count = [given.to(pairs[0][0]) for given in self.inputs], len(pairs[0][0])
         found = []
         # A bank or its null comes with all its rows at once, a search with few.
@@ -250,7 +276,7 @@ class LowRankSpace:
                 inner = torch.einsum("mf,nrf->nmr", given, down[rows])
                 # ||inner up||^2 without a residual stream of memory for every perturbation.
                 squared = squared + (inner @ (up[rows] @ up[rows].mT) * inner).sum(dim=-1)
-            found.append(squared.clamp(min=0).sqrt().quantile(LOUD, dim=1).clamp(min=1e-12))
+            found.append(squared.clamp(min=0).sqrt().quantile(share, dim=1).clamp(min=1e-12))
         return torch.cat(found)
 
 
@@ -282,9 +308,14 @@ def space_of(config: SearchConfig, loaded: LoadedModel, part: ModelSlice, source
                 places[0], torch.linalg.qr(head_columns(loaded, places[0])).Q.float(), torch.zeros(0, dtype=torch.long)
             ).sized(config.vectors)
         case Kind.adapter | Kind.factor:
-            rank = config.rank if config.perturbation is Kind.adapter else 1
-            given = tuple(part.inputs[place][part.mask[:, part.first :].bool()].float() for place in places)
-            return LowRankSpace(tuple(places), given, part.width, rank, config.weighed)
+            adapter = config.perturbation is Kind.adapter
+            tokens = part.mask[:, part.first :].bool()
+            given = tuple(part.inputs[place][tokens].float() for place in places)
+            if adapter:
+                norms = part.source[:, part.first :][tokens].float().norm(dim=1, keepdim=True)
+                # Where the residual stream is longer (at the first token, in many models, by far), as much more is no more.
+                given = tuple(inputs / (norms / part.residual_norm).clamp(min=1) for inputs in given)
+            return LowRankSpace(tuple(places), given, part.width, config.rank if adapter else 1, config.weighed, adapter)
 
 
 def head_columns(loaded: LoadedModel, place: Place) -> Tensor:

@@ -56,7 +56,7 @@ def departure(read: Readings, seed: int) -> Measure:
 
 def _probing(read: Readings, seed: int) -> tuple[Callable[[float], Readings], Tensor]:
     """Return the function from a radius to what reads 30 random directions at the end of the prompt, and these directions."""
-    space = read.space.sized(PROBES)
+    space = read.space.calibrating.sized(PROBES)
     return (
         lambda radius: replace(read, space=space, radius=radius, readers=read.readers[:1]),
         drawn(space, PROBES, "calibration", seed),

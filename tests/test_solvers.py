@@ -397,7 +397,11 @@ def test_cpe_is_its_loop(llama, batch, name):
             effect = change.mean(dim=0).flatten()
             product = effect @ towards
             (gradient,) = torch.autograd.grad(product, moving)
-            vector = torch.cat([piece / piece.norm() for piece in gradient.split(list(space.lengths))])
+            pieces = [piece / piece.norm() for piece in gradient.split(list(space.lengths))]
+            for later in range(1, 3 if "adapter" in name else 0):
+                rest = pieces[later] - sum((pieces[later] @ pieces[other]) * pieces[other] for other in range(later))
+                pieces[later] = rest / rest.norm()
+            vector = torch.cat(pieces)
             if number:
                 reached.append((row, number - 1, float(product.detach())))
                 towards = effect.detach() / effect.detach().norm()

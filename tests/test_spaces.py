@@ -16,7 +16,6 @@ from discover.errors import UsageError
 from discover.model.anatomy import Place, Site, anatomy
 from discover.model.hooks import hidden
 from discover.model.prompts import left_padded
-from discover.model.slice import residual_after
 from discover.perturb import spaces
 from discover.perturb.spaces import PIECE, HeadSpace, LowRankSpace, VectorSpace, drawn, held, space_of, tangent
 from discover.perturb.sphere import orthonormalised, random_directions, random_rows, unit
@@ -145,7 +144,7 @@ def test_a_large_bank_holds_little_beside_what_is_returned(name):
         heads = torch.zeros(0, dtype=torch.long)
         space = HeadSpace(Place(1, Site.attention), random_rows(8 * 300, 200, "bases").view(8, 300, 200), heads).sized(300)
     else:
-        space = LowRankSpace((Place(1, Site.mlp),), (random_rows(60_000, 3, "inputs").float(),), 4, 1, False, True)
+        space = LowRankSpace((Place(1, Site.mlp),), (random_rows(60_000, 3, "inputs").float(),), 4, 1, False, False)
     with Watched() as seen:
         directions = drawn(space, 300, "null")
         assert seen.longest[torch.float64] <= directions.shape[1]
@@ -206,7 +205,7 @@ def test_nine_tokens_in_ten_are_given_at_most_the_radius(rank, radius):
 @pytest.mark.parametrize("name", LOW_RANK)
 def test_what_reaches_the_residual_stream_has_the_radius(llama, batch, name):
     """In the model itself: what the changed projections put out beyond what they would, at every token that is no padding."""
-    part, space = part_and_space(llama, batch, kind(name), 1, 3)
+    _, space = part_and_space(llama, batch, kind(name), 1, 3)
     some, given = space.perturbations(drawn(space, 3, "written"), 2.0), {}
     with ExitStack() as stack, torch.no_grad():
         for change in some.changes:
@@ -214,36 +213,70 @@ def test_what_reaches_the_residual_stream_has_the_radius(llama, batch, name):
             stack.callback(module.register_forward_hook(lambda one, inputs, _: given.update({one: inputs[0]})).remove)
         llama.forward(batch)
     keep = batch.attention_mask.bool()
-    lengths = (residual_after(llama, batch, 1)[keep].double().norm(dim=1) / part.residual_norm).clamp(min=1)
-    assert 1 < lengths.max() < 2, "some residual streams are longer than others"
     for row in range(3):
         squared = sum(
             (given[llama.anatomy.module(change.place)][keep].double() @ weight.T).square().sum(dim=1)
             for change, weight in zip(some.changes, weights_of(some, row), strict=True)
         )
-        if "adapter" in name:
-            assert float((squared.sqrt() / lengths).max()) == pytest.approx(2.0, rel=1e-4), "as a vector, at the loudest token"
-        else:
-            assert float(squared.sqrt().quantile(0.9)) == pytest.approx(2.0, rel=1e-4)
+        loud = squared.sqrt().max() if "adapter" in name else squared.sqrt().quantile(0.9)
+        assert float(loud) == pytest.approx(2.0, rel=1e-4)
 
 
-@pytest.mark.parametrize("louder", [3.0, 1e4])
-def test_a_token_whose_residual_stream_is_as_much_longer_says_nothing_of_the_radius(llama, batch, louder):
+@pytest.mark.parametrize("name", ["adapter of rank 3", "factor on mlp"])
+def test_a_token_whose_residual_stream_is_far_longer_says_nothing_of_an_adapter_s_radius(llama, batch, name):
     """As the first token's is in many models: held at what they write there, adapters would write nothing elsewhere."""
-    config = kind("adapter of rank 3")
+    config = kind(name)
     part, space = part_and_space(llama, batch, config, 1, 3)
-    norms = part.source.norm(dim=-1) * part.mask
-    sink = torch.ones_like(norms)
-    sink.view(-1)[norms.argmax()] = louder
-    (place,) = space.places
-    longer = replace(part, source=sink[..., None] * part.source, inputs={place: sink[..., None] * part.inputs[place]})
-    directions, other = drawn(space, 9, "sink"), space_of(config, llama, longer, 1)
-    assert longer.residual_norm == part.residual_norm
-    (one,), (two,) = space.perturbations(directions, 2.0).changes, other.perturbations(directions, 2.0).changes
-    torch.testing.assert_close(one.up, two.up)
-    loud = replace(longer, source=part.source)
-    (heard,) = space_of(config, llama, loud, 1).perturbations(directions, 2.0).changes
-    assert heard.up.norm() < 0.9 * one.up.norm(), "where what is read alone is louder, less is written everywhere"
+    directions = drawn(space, 9, "massive")
+    one = space.perturbations(directions, 2.0).changes[0].up
+
+    def heard(residual, given):
+        longer, louder = (torch.ones(*part.mask.shape, 1) for _ in range(2))
+        longer[0, -1], louder[0, -1] = residual, given
+        inputs = {place: louder * each for place, each in part.inputs.items()}
+        changed = replace(part, source=longer * part.source, inputs=inputs)
+        return space_of(config, llama, changed, 1).perturbations(directions, 2.0).changes[0].up
+
+    quiet = heard(100.0, 0.0)
+    torch.testing.assert_close(heard(100.0, 1e4), quiet if "adapter" in name else heard(1.0, 1e4))
+    if "adapter" in name:
+        assert (quiet.norm(dim=(1, 2)) >= one.norm(dim=(1, 2))).all(), "one token less can only leave more room"
+        assert heard(1.0, 1e4).norm() < 0.01 * one.norm(), "an ordinary residual stream is heard however loud"
+
+
+def test_terms_of_an_adapter_are_kept_apart():
+    """Once all of them became copies of the best; now they are the best in a row, as the singular vectors have it."""
+    place, given = Place(1, Site.mlp), random_rows(10, 7, "inputs").float()
+    left, right = (torch.linalg.qr(random_rows(size, size, "gradient"))[0] for size in (6, 7))
+    values = torch.tensor([5.0, 3.0, 2.0, 0.5, 0.2, 0.1], dtype=torch.float64)
+    gradient = (left * values) @ right[:6]  # [D, F] of <change of the weight, gradient>.
+
+    def climbed(weighed):
+        space = LowRankSpace((place,), (given,), 6, 3, weighed, True)
+        rows = drawn(space, 4, "apart")
+        for _ in range(60):
+            down, up = rows[:, :21].double().unflatten(1, (3, 7)), rows[:, 21:].double().unflatten(1, (3, 6))
+            rows = held(space, torch.cat([(up @ gradient).flatten(1), (down @ gradient.T).flatten(1)], dim=1).float())
+        return rows[:, :21].double().unflatten(1, (3, 7)), rows[:, 21:].double().unflatten(1, (3, 6))
+
+    reads, writes = climbed(weighed=False)
+    torch.testing.assert_close((reads @ right[:3].T).abs(), torch.eye(3, dtype=torch.float64).expand(4, 3, 3), atol=1e-4, rtol=0)
+    torch.testing.assert_close((writes @ left[:, :3]).abs(), torch.eye(3, dtype=torch.float64).expand(4, 3, 3), atol=1e-4, rtol=0)
+    reads, _ = climbed(weighed=True)
+    torch.testing.assert_close((reads @ right[0]).abs(), torch.ones(4, 3, dtype=torch.float64), atol=1e-4, rtol=0)
+
+
+def test_keeping_terms_apart_leaves_the_first_and_needs_room_for_the_others(llama, batch):
+    _, space = part_and_space(llama, batch, kind("adapter of rank 3"), 1, 3)
+    rows = torch.cat([unit(part) for part in random_rows(5, sum(space.lengths), "free").float().split(list(space.lengths), 1)], 1)
+    apart, width = space.apart(rows), space.lengths[0]
+    reads, before = apart[:, : 3 * width].unflatten(1, (3, width)), rows[:, : 3 * width].unflatten(1, (3, width))
+    torch.testing.assert_close(reads @ reads.mT, torch.eye(3).expand(5, 3, 3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(reads[:, 0], before[:, 0])
+    assert ((reads * before).sum(dim=2) > 0).all() and torch.equal(apart[:, 3 * width :], rows[:, 3 * width :])
+    with pytest.raises(UsageError, match=rf"search\.rank={width + 1} terms cannot be kept apart in .* reads {width} channels"):
+        part_and_space(llama, batch, kind("adapter of rank 3", rank=width + 1), 1, 3)
+    assert part_and_space(llama, batch, kind("adapter of rank 3", rank=width + 1, weighed=True), 1, 3)[1].rank == width + 1
 
 
 @pytest.mark.parametrize("radius", [0.7, -3.0])

@@ -15,10 +15,13 @@ from discover.model.anatomy import Place, Site
 from discover.model.change import Change, Perturbations, biases
 from discover.model.loading import LoadedModel
 from discover.model.slice import ModelSlice
-from discover.perturb.sphere import random_row, seed_of, unit
+from discover.perturb.sphere import orthonormalised, random_row, seed_of, unit
 
 LOUD = 0.9
 """Share of the tokens at which a low-rank change of a band writes at most its radius."""
+MASSIVE = 10.0
+"""Median norms of the residual stream beyond which a token says nothing of how loud an adapter is: in many models what the first
+one is given is as much louder (massive activations; Sun et al., 2024), and adapters held there would be silent elsewhere."""
 PIECE = 2**22
 """Numbers of one tensor that is held, over many rows, beside what is returned."""
 
@@ -38,6 +41,9 @@ class Space(Protocol):
     def calibrating(self) -> "Space":
         """The space whose random directions calibrate the radius."""
 
+    def apart(self, directions: Tensor) -> Tensor:
+        """Return unit directions [N, P] without what makes one part of a row the copy of another."""
+
     def perturbations(self, directions: Tensor, radius: float) -> Perturbations:
         """Return what unit directions [N, P] stand for at a radius; gradients flow to them."""
 
@@ -55,8 +61,8 @@ class Space(Protocol):
 
 
 def held(space: Space, parameters: Tensor) -> Tensor:
-    """Return parameters [N, P] with every part at norm one."""
-    return torch.cat([unit(part) for part in parameters.split(list(space.lengths), dim=1)], dim=1)
+    """Return parameters [N, P] with every part at norm one, and those parts apart that a row could have twice."""
+    return space.apart(torch.cat([unit(part) for part in parameters.split(list(space.lengths), dim=1)], dim=1))
 
 
 def tangent(space: Space, gradients: Tensor, directions: Tensor) -> Tensor:
@@ -105,6 +111,10 @@ class VectorSpace:
         """The space itself."""
         return self
 
+    def apart(self, directions: Tensor) -> Tensor:
+        """Return the directions as they are: they have one part."""
+        return directions
+
     def perturbations(self, directions: Tensor, radius: float) -> Perturbations:
         """Return biases: radius times direction."""
         return biases(self.place, radius * directions)
@@ -150,6 +160,10 @@ class HeadSpace:
     def calibrating(self) -> "HeadSpace":
         """The space itself."""
         return self
+
+    def apart(self, directions: Tensor) -> Tensor:
+        """Return the directions as they are: they have one part."""
+        return directions
 
     def perturbations(self, directions: Tensor, radius: float) -> Perturbations:
         """Return biases of norm `radius`, each within its head's write space."""
@@ -200,8 +214,7 @@ class LowRankSpace:
 
     places: tuple[Place, ...]
     inputs: tuple[Tensor, ...]
-    """Per place [M, F], what the projection is given at each of M tokens of the prompts, unsteered; where it is held as a vector
-    is, divided by the norm of the residual stream there in medians, if above one."""
+    """Per place [M, F], what the projection is given at each of M tokens of the prompts, unsteered."""
     width: int
     """D."""
     rank: int
@@ -220,6 +233,20 @@ class LowRankSpace:
     def calibrating(self) -> Space:
         """Vectors where it is held as these are, else the space itself."""
         return VectorSpace(self.places[0], self.width) if self.as_vector and not self.weighed else self
+
+    def apart(self, directions: Tensor) -> Tensor:
+        """Return directions whose terms read at right angles in each place; where weights are held, as they are, as published.
+
+        Of terms that climb one objective each becomes the best of all. Kept apart after every step they are those of a
+        subspace iteration: the first as it was, the others the best of what those before it do not read.
+        """
+        if self.rank == 1 or self.weighed:
+            return directions
+        found = []
+        for down, up in self._pairs(directions):
+            reads = [orthonormalised(down[rows]).flatten(1) for rows in _pieces(len(down), down[0].numel())]
+            found += [torch.cat(reads), up.flatten(1)]
+        return torch.cat(found, dim=1)
 
     def perturbations(self, directions: Tensor, radius: float) -> Perturbations:
         """Return one low-rank change a place, all of a row under one scale."""
@@ -297,7 +324,7 @@ def space_of(config: SearchConfig, loaded: LoadedModel, part: ModelSlice, source
     """Return the space of `config.vectors` perturbations of the kind that `config` asks for.
 
     Raises:
-        UsageError: the attention output projection cannot be cut into heads.
+        UsageError: the attention output projection cannot be cut into heads, or an adapter has more terms than channels.
     """
     places = places_of(config, source_layer)
     match config.perturbation:
@@ -309,13 +336,17 @@ def space_of(config: SearchConfig, loaded: LoadedModel, part: ModelSlice, source
             ).sized(config.vectors)
         case Kind.adapter | Kind.factor:
             adapter = config.perturbation is Kind.adapter
+            rank = config.rank if adapter else 1
             tokens = part.mask[:, part.first :].bool()
-            given = tuple(part.inputs[place][tokens].float() for place in places)
             if adapter:
-                norms = part.source[:, part.first :][tokens].float().norm(dim=1, keepdim=True)
-                # Where the residual stream is longer (at the first token, in many models, by far), as much more is no more.
-                given = tuple(inputs / (norms / part.residual_norm).clamp(min=1) for inputs in given)
-            return LowRankSpace(tuple(places), given, part.width, config.rank if adapter else 1, config.weighed, adapter)
+                tokens = tokens & (part.source[:, part.first :].float().norm(dim=-1) <= MASSIVE * part.residual_norm)
+            given = tuple(part.inputs[place][tokens].float() for place in places)
+            if rank > (width := min(inputs.shape[1] for inputs in given)) and not config.weighed:
+                raise UsageError(
+                    f"search.rank={rank} terms cannot be kept apart in a projection that reads {width} channels; ask for at most "
+                    f"{width}."
+                )
+            return LowRankSpace(tuple(places), given, part.width, rank, config.weighed, adapter)
 
 
 def head_columns(loaded: LoadedModel, place: Place) -> Tensor:

@@ -44,12 +44,13 @@ def refuse_beyond_width(count: int, width: int) -> None:
 
 
 def orthonormalised(vectors: Tensor) -> Tensor:
-    """Return the Gram-Schmidt basis of the rows [N, D] in their order, each on the side of the row it came from.
+    """Return the Gram-Schmidt basis of the rows [..., N, D] in their order, each on the side of the row it came from.
 
     Raises:
         UsageError: N > D, which no orthogonal set can have.
     """
-    refuse_beyond_width(*vectors.shape)
-    q, r = torch.linalg.qr(vectors.double().T)
+    refuse_beyond_width(*vectors.shape[-2:])
+    q, r = torch.linalg.qr(vectors.double().mT)
     # Not `torch.sign`, whose 0 at a row that depends on those before it would leave no direction at all.
-    return (q * torch.where(torch.diagonal(r) < 0, -1.0, 1.0)).T.to(vectors.dtype)
+    signs = torch.where(torch.diagonal(r, dim1=-2, dim2=-1) < 0, -1.0, 1.0)
+    return (q * signs[..., None, :]).mT.to(vectors.dtype)

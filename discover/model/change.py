@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from discover.errors import UsageError
 from discover.model.anatomy import Place
+from discover.model.rounding import row_products
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,13 @@ class Change:
         added = self.bias[:, None, :]
         if self.down.shape[1] and inputs is not None:
             given = inputs.unflatten(0, (groups, -1)).flatten(1, 2).to(self.down)  # [N or 1, B * T, F]
+            down, up = self.down, self.up
+            if len(down) == down.shape[1] == 1:
+                # A single product with a single column would go through another kernel, with another rounding.
+                down, up = nn.functional.pad(down, (0, 0, 0, 1)), nn.functional.pad(up.mT, (0, 0, 0, 1)).mT
             # What all perturbations share is read by all of them in one product.
-            inner = torch.einsum("mf,nrf->nmr", given[0], self.down) if shared else given @ self.down.mT
-            added = added + inner @ self.up.mT
+            inner = read_by(down, given[0]) if shared else given @ down.mT
+            added = added + inner @ up.mT
         changed = output.unflatten(0, (groups, -1)).flatten(1, 2) + added.to(output.dtype)
         return changed.unflatten(1, (-1, size)).flatten(0, 1)
 
@@ -80,6 +85,11 @@ class Perturbations:
         wide, deep = (multiplier[:, None], multiplier[:, None, None]) if isinstance(multiplier, Tensor) else [multiplier] * 2
         changes = (replace(change, bias=wide * change.bias, up=deep * change.up) for change in self.changes)
         return replace(self, changes=tuple(changes))
+
+
+def read_by(down: Tensor, inputs: Tensor) -> Tensor:
+    """Return [N, M, r]: what low-rank changes `down` [N, r, F] read in the same `inputs` [M, F]."""
+    return row_products(down.flatten(0, 1), inputs).unflatten(0, down.shape[:2]).mT
 
 
 def biases(place: Place, vectors: Tensor) -> Perturbations:

@@ -1,6 +1,7 @@
 """The slice: the frozen map from perturbations at some places of a model to what a later block puts out."""
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from discover.model.change import Change, Perturbations
 from discover.model.hooks import answering, edited_output, hidden, narrowed, with_hidden
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch
+from discover.model.rounding import FEWEST
 
 
 class _TargetReached(Exception):
@@ -120,7 +122,8 @@ class ModelSlice:
             for place, change in changes.items():
                 stack.enter_context(edited_output(self.modules[place], partial(_edited, change)))
             for module in self.pointwise:
-                stack.enter_context(narrowed(module, start, end))
+                # Few perturbations are given more positions than are read, that their products have rows enough.
+                stack.enter_context(narrowed(module, max(0, min(start, end - math.ceil(FEWEST / len(residual)))), end))
             if self.read_module is not None:
                 stack.enter_context(edited_output(self.read_module, keep))
             for block, call, doubled in zip(self.blocks, self.calls, self.doubled_calls, strict=True):

@@ -12,7 +12,7 @@ from discover.choices import Kind
 from discover.config import SearchConfig
 from discover.errors import UsageError
 from discover.model.anatomy import Place, Site
-from discover.model.change import Change, Perturbations, biases
+from discover.model.change import Change, Perturbations, biases, read_by
 from discover.model.loading import LoadedModel
 from discover.model.slice import ModelSlice
 from discover.perturb.sphere import orthonormalised, random_row, seed_of, unit
@@ -300,7 +300,7 @@ class LowRankSpace:
         for rows in _pieces(count, len(inputs[0]) * self.rank):
             squared = torch.zeros(1).to(inputs[0])
             for given, (down, up) in zip(inputs, pairs, strict=True):
-                inner = torch.einsum("mf,nrf->nmr", given, down[rows])
+                inner = read_by(down[rows], given)
                 # ||inner up||^2 without a residual stream of memory for every perturbation.
                 squared = squared + (inner @ (up[rows] @ up[rows].mT) * inner).sum(dim=-1)
             found.append(squared.clamp(min=0).sqrt().quantile(share, dim=1).clamp(min=1e-12))

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from discover.model.change import Perturbations
+from discover.model.rounding import row_products
 from discover.model.slice import ModelSlice
 from discover.perturb.sphere import unit
 
@@ -110,6 +111,6 @@ def unclaimed_norm(reader: EffectReader, claimed: Tensor) -> Objective:
 
     def objective(perturbations: Perturbations) -> Tensor:
         effects = reader.mean_effects(perturbations)
-        return (effects - (effects @ claimed.T) @ claimed).norm(dim=-1)
+        return (effects - row_products(row_products(effects, claimed), claimed.T)).norm(dim=-1)
 
     return objective

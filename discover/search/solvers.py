@@ -68,14 +68,16 @@ class Softly:
             return directions
         by_update = self.similarity is Similarity.update
         normalised = unit if self.similarity is Similarity.weights else partial(held, self.space)
-        directions, weight = normalised(directions), torch.log(strengths + 1e-8)
+        # Ten pushes magnify rounding a thousandfold: in float64 the order of the rows, which their sums are taken in, is lost
+        # in what they are rounded to.
+        pushing, weight = normalised(directions.double()), torch.log(strengths.double() + 1e-8)
         for _ in range(PUSHES):
-            likeness = self.space.likeness(directions) if by_update else directions @ directions.T
+            likeness = self.space.likeness(pushing) if by_update else pushing @ pushing.T
             weights = (likeness / self.temperature + weight).fill_diagonal_(-torch.inf).softmax(dim=1)
             # A whole push turns two copies into opposites, which are copies again where signs cancel.
-            pushed = 0.5 * self.space.pulled(weights, directions) if by_update else weights @ directions
-            directions = _left(directions, pushed, normalised)
-        return held(self.space, directions)
+            pushed = 0.5 * self.space.pulled(weights, pushing) if by_update else weights @ pushing
+            pushing = _left(pushing, pushed, normalised)
+        return held(self.space, pushing).to(directions)
 
 
 def _left(directions: Tensor, pushed: Tensor, normalised: Callable[[Tensor], Tensor]) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from conftest import BLOCKS, WIDTH
 from peft import LoraConfig
 from peft.tuners.lora import LoraModel
-from toys import KINDS, after, kind, part_and_space
+from torch.utils._python_dispatch import TorchDispatchMode
+from toys import KINDS, after, alone, kind, part_and_space
 from transformers.pytorch_utils import Conv1D
 
 from discover.choices import Target
@@ -282,23 +283,52 @@ def test_a_band_that_reaches_the_target_is_refused(llama, batch):
         part_and_space(llama, batch, kind("factor on mlp"), 1, 2)
 
 
+@pytest.mark.parametrize("prompts", [1, 2])
 @pytest.mark.parametrize("name", KINDS)
-def test_perturbing_the_end_of_the_prompt_alone_shares_what_lies_before(loaded, batch, name):
+def test_perturbing_the_end_of_the_prompt_alone_shares_what_lies_before(loaded, batch, name, prompts):
     """The slice computes two positions after a cache of the others; the whole model is perturbed at these two positions."""
+    batch = batch if prompts == 2 else alone(batch, 0)
     last, length = 2, batch.input_ids.shape[1]
     part, space = part_and_space(loaded, batch, kind(name, steered_positions=last, vectors=3), 1, 3)
     some = replace(space.perturbations(drawn(space, 3, "end"), 5.0), last=last)
     with torch.no_grad():
         sliced = part.steered(some, length - last, length)
+        assert torch.equal(part.steered(some, length - last, length), sliced), "nothing was written to what is shared"
         plain = read_at(loaded, batch, 3, Target.residual)
-    with intervened(loaded, [added(some.repeated(2))], None):
-        whole = read_at(loaded, batch.repeated(3), 3, Target.residual).unflatten(0, (3, 2))
+    with intervened(loaded, [added(some.repeated(prompts))], None):
+        whole = read_at(loaded, batch.repeated(3), 3, Target.residual).unflatten(0, (3, prompts))
     keep = batch.attention_mask.bool()
     scale = float(plain[keep].abs().max())
     torch.testing.assert_close(sliced, whole[:, :, -last:], rtol=1e-3, atol=1e-4 * scale)
     before = keep[:, :-last]
     torch.testing.assert_close(whole[0, :, :-last][before], plain[:, :-last][before], rtol=1e-4, atol=1e-5 * scale)
     assert ((whole - plain)[:, :, -last:].norm(dim=-1) > 1e-3 * scale).all()
+
+
+class Repeats(TorchDispatchMode):
+    """Counts how often an operation fills a tensor with copies, or picks rows of one."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function._schema.name in ("aten::repeat", "aten::index", "aten::index_select")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("skipped", [False, True])
+def test_what_blocks_share_is_repeated_once(llama, batch, skipped):
+    """Twice as many blocks ask for no more copies, and the keys and values of one prompt's beginning for none."""
+    batch, counts = alone(batch, 0), []
+    length = batch.input_ids.shape[1]
+    for target in (1, 3):
+        part, space = part_and_space(llama, batch, kind("vector", steered_positions=2 * skipped), 0, target)
+        some = space.perturbations(drawn(space, 3, "once"), 5.0)
+        with torch.no_grad(), Repeats() as seen:
+            part.steered(some, length - 1, length)
+        counts.append(seen.count)
+    assert counts[0] == counts[1] <= 5
 
 
 def test_what_is_said_after_the_prompt_is_perturbed_as_well(llama, batch):

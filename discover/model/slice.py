@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import Cache
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
 from discover.choices import Target
 from discover.errors import UsageError
@@ -114,6 +115,7 @@ class ModelSlice:
             return output
 
         read: list[Tensor] = []
+        done: dict[int, Tensor] = {}
         residual, prefix = shared(self.entered, self.entering), self._prefix(copies)
         with ExitStack() as stack:
             for part in self.known:
@@ -127,7 +129,7 @@ class ModelSlice:
             if self.read_module is not None:
                 stack.enter_context(edited_output(self.read_module, keep))
             for block, call, doubled in zip(self.blocks, self.calls, self.doubled_calls, strict=True):
-                args, kwargs = _copied((call.args, call.kwargs), (doubled.args, doubled.kwargs), copies, prefix)
+                args, kwargs = _copied((call.args, call.kwargs), (doubled.args, doubled.kwargs), copies, prefix, done)
                 residual = hidden(block(residual, *args, **kwargs))
         result = (read[0] if read else residual)[:, start:end]
         if self.head is not None:
@@ -138,29 +140,47 @@ class ModelSlice:
         """Return a cache of the prefix for `copies` times the rows, which blocks may write to."""
         if self.prefix is None:
             return None
-        cache, rows = copy.deepcopy(self.prefix), len(self.entering)
-        cache.reorder_cache(torch.arange(rows, device=self.entering.device).repeat(copies))
+        cache, rows = copy.copy(self.prefix), torch.arange(len(self.entering), device=self.entering.device).repeat(copies)
+        cache.layers = [_layer(layer, rows) for layer in cache.layers]
         return cache
+
+
+def _layer(layer: CacheLayerMixin, rows: Tensor) -> CacheLayerMixin:
+    """Return what a layer of a cache holds, for `rows` of it; keys and values of a single row are shared by all."""
+    # Of layers that hold more, such as the state of a convolution, it is not known what is written to.
+    if type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) or not layer.is_initialized or len(layer.keys) > 1:
+        chosen = copy.deepcopy(layer)
+        chosen.reorder_cache(rows)
+        return chosen
+    # What a block adds is put behind them in a new tensor, so that nothing is written to what is shared.
+    shared = copy.copy(layer)
+    shared.keys, shared.values = (part.expand(len(rows), -1, -1, -1) for part in (layer.keys, layer.values))
+    return shared
 
 
 def _edited(change: Change, inputs: Tensor | None, output: Tensor) -> Tensor:
     return change.onto(output, inputs, shared=False)
 
 
-def _copied(one: Any, two: Any, copies: int, prefix: Cache | None) -> Any:
+def _copied(one: Any, two: Any, copies: int, prefix: Cache | None, done: dict[int, Tensor]) -> Any:
     """Return a block's argument for `copies` times the rows, given what it is for one copy and for two.
 
-    A cache is replaced by `prefix`: that which the model gave has been written to since.
+    A cache is replaced by `prefix`: that which the model gave has been written to since. What blocks share is copied once, and
+    found in `done` by its identity.
     """
     if isinstance(one, Cache):
         return prefix
     if isinstance(one, Tensor):
         # A shape alone does not tell whether its first axis means rows: with one prompt a shared mask looks the same.
-        return one if one.shape == two.shape else one.repeat(copies, *([1] * (one.dim() - 1)))
+        if one.shape == two.shape:
+            return one
+        if id(one) not in done:
+            done[id(one)] = one.repeat(copies, *([1] * (one.dim() - 1)))
+        return done[id(one)]
     if isinstance(one, dict):
-        return {key: _copied(value, two[key], copies, prefix) for key, value in one.items()}
+        return {key: _copied(value, two[key], copies, prefix, done) for key, value in one.items()}
     if isinstance(one, tuple | list):
-        return type(one)(_copied(first, second, copies, prefix) for first, second in zip(one, two, strict=True))
+        return type(one)(_copied(first, second, copies, prefix, done) for first, second in zip(one, two, strict=True))
     return one
 
 

@@ -87,26 +87,33 @@ def test_a_slice_is_the_whole_model(loaded, batch, name, target):
         assert ((one - other)[:, keep].norm(dim=-1) > 0.02 * other[:, keep].norm(dim=-1)).float().mean() > 0.5
 
 
-@pytest.mark.parametrize("name", LOW_RANK)
-def test_stock_peft_replays_it(loaded, family, batch, name):
-    part, space = part_and_space(loaded, batch, kind(name), 1, 3)
-    some = space.perturbations(drawn(space, 2, "peft"), 2 * part.residual_norm)
+def in_stock_peft(loaded, family, one):
+    """The model under a single perturbation as adapters of the PEFT library, which knows nothing of this tool."""
     names = {module: path for path, module in loaded.model.named_modules()}
-    paths = [names[loaded.anatomy.module(change.place)] for change in some.changes]
-    rank = len(some.changes[0].down[0])
+    paths = [names[loaded.anatomy.module(change.place)] for change in one.changes]
+    rank = len(one.changes[0].down[0])
     config = LoraConfig(
         r=rank, lora_alpha=2 * rank, target_modules=paths, fan_in_fan_out=family == "gpt2", init_lora_weights=False
     )
     stock = LoraModel(copy.deepcopy(loaded.model), config, "default").eval()
     adapted = {path: module for path, module in stock.model.named_modules() if hasattr(module, "lora_A")}
     assert sorted(adapted) == sorted(paths)
-    one = some.rows([1])
     with torch.no_grad():
         for path, change in zip(paths, one.changes, strict=True):
             assert isinstance(adapted[path].base_layer, Conv1D) == (family == "gpt2")
             adapted[path].lora_A["default"].weight.copy_(change.down[0])
             # The library scales by alpha / r, which is 2 here.
             adapted[path].lora_B["default"].weight.copy_(change.up[0] / 2)
+    return stock
+
+
+@pytest.mark.parametrize("name", LOW_RANK)
+def test_stock_peft_replays_it(loaded, family, batch, name):
+    part, space = part_and_space(loaded, batch, kind(name), 1, 3)
+    some = space.perturbations(drawn(space, 2, "peft"), 2 * part.residual_norm)
+    one = some.rows([1])
+    stock = in_stock_peft(loaded, family, one)
+    with torch.no_grad():
         words = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": batch.position_ids}
         expected = stock(**words).logits
         plain = loaded.model(**words).logits
@@ -115,6 +122,39 @@ def test_stock_peft_replays_it(loaded, family, batch, name):
     keep = batch.attention_mask.bool()
     close(found[keep], expected[keep])
     assert (found - plain)[keep].norm() > 0.05 * plain[keep].norm()
+
+
+@pytest.mark.parametrize("name", LOW_RANK)
+def test_a_slice_changes_an_expert_that_all_tokens_share(loaded_family, batch, name):
+    """It is given them without their rows, and a gate follows: every row of the slice is the model as stock PEFT changes it."""
+    loaded = loaded_family("qwen2_moe")
+    part, space = part_and_space(loaded, batch, kind(name), 1, 3)
+    some = space.perturbations(drawn(space, 3, "shared"), 2 * part.residual_norm)
+    keep, tokens = batch.attention_mask.bool(), batch.input_ids.shape[1]
+    assert all(len(given) == keep.sum() for given in space.inputs)
+    with torch.no_grad():
+        sliced, last = part.steered(some, 0, tokens), part.steered(some, tokens - 1, tokens)
+        for row in range(3):
+            stock = in_stock_peft(loaded, "qwen2_moe", some.rows([row])).model
+            seen = []
+            stock.model.layers[3].register_forward_hook(lambda _m, _i, output, seen=seen: seen.append(hidden(output)))
+            stock(input_ids=batch.input_ids, attention_mask=batch.attention_mask, position_ids=batch.position_ids)
+            close(sliced[row][keep], seen[0][keep])
+            close(last[row][:, 0], seen[0][:, -1])
+    assert ((sliced - part.target)[:, keep].norm(dim=-1) > 0.02 * part.target[keep].norm(dim=-1)).float().mean() > 0.5
+
+
+def test_a_bias_is_added_to_an_expert_that_all_tokens_share(loaded_family, batch):
+    loaded = loaded_family("qwen2_moe")
+    part, space = part_and_space(loaded, batch, kind("bias"), 1, 3)
+    vectors, keep = 2 * part.residual_norm * drawn(space, 3, "shared"), batch.attention_mask.bool()
+    with torch.no_grad():
+        sliced = part.steered(biases(space.place, vectors), 0, len(keep[0]))
+        for row in range(3):
+            expert = loaded.model.model.layers[1].mlp.shared_expert.down_proj
+            handle = expert.register_forward_hook(lambda _m, _i, output, row=row: output + vectors[row])
+            close(sliced[row][keep], read_at(loaded, batch, 3, Target.residual)[keep])
+            handle.remove()
 
 
 @pytest.mark.parametrize("name", ["bias", "adapter of rank 3", "factor on mlp", "head"])

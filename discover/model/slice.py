@@ -122,7 +122,7 @@ class ModelSlice:
                 output = with_hidden(part.output, shared(part.place, hidden(part.output)))
                 stack.enter_context(answering(part.module, output))
             for place, change in changes.items():
-                stack.enter_context(edited_output(self.modules[place], partial(_edited, change)))
+                stack.enter_context(edited_output(self.modules[place], partial(_edited, change, len(residual))))
             for module in self.pointwise:
                 # Few perturbations are given more positions than are read, that their products have rows enough.
                 stack.enter_context(narrowed(module, max(0, min(start, end - math.ceil(FEWEST / len(residual)))), end))
@@ -158,8 +158,14 @@ def _layer(layer: CacheLayerMixin, rows: Tensor) -> CacheLayerMixin:
     return shared
 
 
-def _edited(change: Change, inputs: Tensor | None, output: Tensor) -> Tensor:
-    return change.onto(output, inputs, shared=False)
+def _edited(change: Change, rows: int, inputs: Tensor | None, output: Tensor) -> Tensor:
+    given = inputs if inputs is None else _in_rows(inputs, rows)
+    return change.onto(_in_rows(output, rows), given, shared=False).view_as(output)
+
+
+def _in_rows(tensor: Tensor, rows: int) -> Tensor:
+    """Return [R, T, F]; an expert that all tokens share is given them, and puts them out, without their rows [R * T, F]."""
+    return tensor.unflatten(0, (rows, -1)) if tensor.dim() == 2 else tensor
 
 
 def _copied(one: Any, two: Any, copies: int, prefix: Cache | None, done: dict[int, Tensor]) -> Any:
@@ -308,7 +314,7 @@ def model_slice(
             prefix=once.prefix,
             known=tuple(known),
             modules=modules,
-            inputs={place: once.given[module] for place, module in modules.items()},
+            inputs={place: _in_rows(once.given[module], len(once.entering)) for place, module in modules.items()},
             pointwise=_pointwise(loaded, target_layer),
             read_module=read,
             head=head,

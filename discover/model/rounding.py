@@ -1,15 +1,15 @@
 """Arithmetic that is the same for a row whatever stands beside it, so that how many are computed at once changes no bit.
 
 A search iterates a map that magnifies differences, rounding among them. Matrix products on a CPU (MKL) round a row alike in any
-product of four rows and columns or more, wherever in it the row stands; fewer go through other kernels, and are filled up. What
-is left are functions such as exp, of which the last few of all numbers are computed one by one, and round otherwise: there are
-no such numbers where widths are multiples of 32, as those of real models are. On other machines nothing of this is measured.
+product of enough rows and columns, wherever in it the row stands; fewer go through other kernels, and are filled up. What is left
+are functions such as exp, of which the last few of all numbers are computed one by one, and round otherwise: there are no such
+numbers where widths are multiples of 32, as those of real models are. On other machines nothing of this is measured.
 """
 
 from torch import Tensor, nn
 
-FEWEST = 4
-"""Rows and columns of the smallest matrix product that rounds as larger ones do."""
+FEWEST = 16
+"""Rows and columns of the smallest matrix product that rounds as larger ones do; one thread needs four, two need twelve."""
 
 
 def row_products(rows: Tensor, others: Tensor) -> Tensor:

@@ -160,7 +160,7 @@ def _layer(layer: CacheLayerMixin, rows: Tensor) -> CacheLayerMixin:
 
 def _edited(change: Change, rows: int, inputs: Tensor | None, output: Tensor) -> Tensor:
     given = inputs if inputs is None else _in_rows(inputs, rows)
-    return change.onto(_in_rows(output, rows), given, shared=False).view_as(output)
+    return change.onto(_in_rows(output, rows), given, shared=False).reshape(output.shape)
 
 
 def _in_rows(tensor: Tensor, rows: int) -> Tensor:

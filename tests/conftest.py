@@ -84,6 +84,15 @@ def _local_only(connect: Callable[[socket.socket, Any], Any]) -> Callable[[socke
 
 
 @pytest.fixture(scope="session")
+def alike_rows() -> None:
+    """Skip where the machine itself rounds a row of a large product by how many stand beside it: nothing is promised there."""
+    rows, others = torch.randn(64, 48), torch.randn(96, 48)
+    whole = rows @ others.T
+    if not all(torch.equal(rows[:count] @ others.T, whole[:count]) for count in range(16, 64)):
+        pytest.skip("this machine's matrix products round a row differently with other rows beside it")
+
+
+@pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer with a padding and an end token and no chat template."""
     bare = Tokenizer(models.BPE())

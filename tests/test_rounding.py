@@ -9,6 +9,7 @@ from discover.perturb.spaces import drawn
 from discover.perturb.sphere import random_rows
 
 ROWS = 8
+pytestmark = pytest.mark.usefixtures("alike_rows")
 
 
 @pytest.mark.parametrize("width,others", [(32, 48), (96, 1), (384, 96), (70, 33)])

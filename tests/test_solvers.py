@@ -496,6 +496,7 @@ MAGNIFYING = [("llama", "factor on attention"), ("gpt2", "adapter of rank 1"), (
 """Kinds of which one bit was once the whole after fifteen rounds: nothing left in common between two sizes of a piece."""
 
 
+@pytest.mark.usefixtures("alike_rows")
 @pytest.mark.parametrize("search", LONG)
 @pytest.mark.parametrize("family,name", MAGNIFYING)
 def test_many_rounds_find_nothing_to_magnify(loaded_family, batch, family, name, search):

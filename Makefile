@@ -6,11 +6,12 @@ RUN := $(VENV)/bin
 demo: $(VENV)/ready
 	$(RUN)/discover
 
+# One worker a core. The tests of a file stay with one of them: what they share, as a whole run may be, is made once.
 test: $(VENV)/ready
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(VENV)/ready
-	$(RUN)/python -m pytest -m slow --timeout 3600
+	$(RUN)/python -m pytest -m slow --timeout 3600 -n logical --maxprocesses 8 --dist loadfile
 
 # An accessibility checker for the report's tests, which are skipped without it.
 axe:

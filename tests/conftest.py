@@ -2,8 +2,9 @@
 
 import os
 
-# Hugging Face reads this when it is imported, so it must come first.
+# Libraries read this when they are imported, so it must come first. One thread each: workers stand side by side, one a core.
 os.environ.update(HF_HUB_OFFLINE="1", WANDB_MODE="offline", WANDB_SILENT="true", TOKENIZERS_PARALLELISM="false")
+os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
 
 import ipaddress
 import shutil
@@ -63,7 +64,7 @@ PROMPTS = ("Count the boats in the harbour, please.", "You are")
 
 @pytest.fixture(scope="session", autouse=True)
 def _quiet_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Two threads, wandb's files in a temporary folder, and no connection beyond this machine."""
+    """One thread, wandb's files in a temporary folder, and no connection beyond this machine."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("wandb")
     with pytest.MonkeyPatch.context() as patch:

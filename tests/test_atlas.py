@@ -1,6 +1,7 @@
 """The atlas holds what a dense decomposition of each Jacobian says, and chooses by its rule."""
 
 import json
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
@@ -91,10 +92,11 @@ def test_a_model_that_cannot_be_trusted_is_not_charted(tmp_path: Path, monkeypat
     assert ended.value.code == 2 and not (tmp_path / "run" / "atlas.json").exists()
 
 
-def test_a_run_can_take_its_layers_from_it(tmp_path: Path) -> None:
+def test_a_run_can_take_its_layers_from_it(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     folder = tmp_path / "run"
+    words = [f"model.path={checkpoint('llama')}", 'prompts.texts=["Count the boats."]', f"folder={folder}", "search.layers=auto"]
     few = ["search.vectors=2", "search.rounds=1", "audit.forced_tokens=0", "tracking.mode=disabled", "speech.tokens=4"]
-    main([f"folder={folder}", "search.layers=auto", *few])
+    main([*words, *few])
     about = json.loads((folder / "run.json").read_text())
     assert tuple(about["layers"]) == load_atlas(folder / "atlas.json").best(None, None)
     assert '<svg class="heat"' in (folder / "report.html").read_text()

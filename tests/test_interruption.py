@@ -15,11 +15,11 @@ from discover.folder import opened
 
 # One process loads the libraries and forks the runs, so that a kill costs no second start of the interpreter.
 FORKING = """
-import json, os, signal, sys, time
+import json, os, shutil, signal, sys, time
 import discover.pipeline, hydra
 from discover.cli import main
 
-words, folder, shares, = json.loads(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+words, folder, shares = json.loads(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
 
 def start(words):
     child = os.fork()
@@ -36,10 +36,16 @@ took = time.monotonic() - begun
 killed = []
 for number, share in enumerate(shares):
     place = f"{folder}/killed-{number}"
-    child = start([*words, f"folder={place}"])
-    time.sleep(share * took)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+    for _ in range(6):
+        child = start([*words, f"folder={place}"])
+        time.sleep(share * took)
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+        if os.WIFSIGNALED(status):
+            break
+        # The machine was busier before: this run has ended, so it took less than the wait, and another one is struck earlier.
+        took *= share
+        shutil.rmtree(place)
     left = sorted(os.listdir(place)) if os.path.isdir(place) else []
     again = [*words, f"folder={place}"] if "run.json" not in left else ["resume", place]
     _, ended = os.waitpid(start(again), 0)
@@ -56,7 +62,7 @@ def interrupted(words: list[str], folder: Path, shares: list[float]) -> list[dic
     """Kill one run at each share of an undisturbed run's time, start it again, and return what was seen."""
     ended = subprocess.run(
         [sys.executable, "-c", FORKING, json.dumps(words), str(folder), json.dumps(shares)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(folder)},
+        env={**os.environ, "TMPDIR": str(folder)},
         capture_output=True,
         text=True,
     )
@@ -67,8 +73,7 @@ def interrupted(words: list[str], folder: Path, shares: list[float]) -> list[dic
 def check(words: list[str], folder: Path, shares: list[float]) -> None:
     seen = interrupted(words, folder, shares)
     assert all(one["ended"] == 0 for one in seen)
-    # A machine that is busy may let a run end before the last blow; most must have been struck alive.
-    assert sum(bool(one["killed"]) for one in seen) >= 0.6 * len(seen)
+    assert all(one["killed"] for one in seen)
     for name in SAME:
         whole = (folder / "undisturbed" / name).read_bytes()
         assert all((folder / f"killed-{number}" / name).read_bytes() == whole for number in range(len(shares))), name
@@ -76,7 +81,7 @@ def check(words: list[str], folder: Path, shares: list[float]) -> None:
 
 def test_killed_at_three_moments(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     words = [f"model.path={checkpoint('llama')}", 'prompts.texts=["Count the boats."]', "tracking.mode=disabled"]
-    words += ["search.vectors=32", "search.rounds=60", "speech.tokens=12", "speech.rows=4", "audit.forced_tokens=8"]
+    words += ["search.vectors=16", "search.rounds=30", "speech.tokens=12", "speech.rows=4", "audit.forced_tokens=8"]
     check(words, tmp_path, [0.2, 0.5, 0.8])
 
 

@@ -71,7 +71,7 @@ def test_the_python_snippet_runs_on_a_finished_run(tmp_path: Path, capsys: pytes
     ast.parse(snippet)
     ran = subprocess.run(
         [sys.executable, "-c", snippet.replace("outputs/run/<run>", str(folder))],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
     )

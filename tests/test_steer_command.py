@@ -54,7 +54,7 @@ def steer(words: Sequence[str | Path], typed: str = "", **environment: str) -> s
 
 
 def _environment(**more: str) -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": "", **more}
 
 
 def told(words: Sequence[str | Path], capsys: pytest.CaptureFixture[str]) -> list[tuple[str, str]]:

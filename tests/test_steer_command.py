@@ -117,7 +117,14 @@ def test_what_was_said_counts(run: Path, capsys: pytest.CaptureFixture[str], mon
 def started(words: Sequence[str | Path]) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "discover", "steer", *map(str, words)]
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=_environment(), bufsize=0
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=_environment(),
+        bufsize=0,
+        # A suite that a script started in the background would hand down that Ctrl-C is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

@@ -263,9 +263,7 @@ def test_a_run_of_a_mixture_tells_of_every_way(
     terminal, markdown, page = capsys.readouterr().out, (folder / "report.md").read_text(), (folder / "report.html").read_text()
     assert "10 perturbations, learned in 2 ways from 2 prompts" in terminal
     first = "0 to 5: 6 factors of norm"
-    second = (
-        "(1.00 of the residual stream's) after block 1, read after block 2, half of them up to 4 tokens into the reply, learned"
-    )
+    second = "after block 1, read after block 2, half of them up to 4 tokens into the reply, learned from prompt 1"
     for text in (terminal, markdown, page.replace("&#39;", "'")):
         assert first in text and "on the attention output of blocks 0 to 1" in text
         assert "6 to 9: 4 vectors of norm" in text and second in text

@@ -131,7 +131,7 @@ class Record:
         """Every way in which vectors of a mixture were learned, as a sentence; empty where there was one way."""
         found, begin = [], 0
         for way in self.bank.ways if self.bank.shares else ():
-            numbers = ", ".join(str(number + 1) for number in way.origin.get("learned_from", []))
+            numbers = ", ".join(map(str, way.origin.get("learned_from", [])))
             whence = f", learned from prompt{'s' if ',' in numbers else ''} {numbers}" if numbers else ""
             found.append(f"{begin} to {begin + len(way) - 1}: {told_of(way)}{whence}")
             begin += len(way)

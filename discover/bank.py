@@ -1,6 +1,7 @@
 """The vector bank: the frozen result of a search, with where it came from."""
 
 import json
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import reduce
@@ -22,6 +23,8 @@ FORMAT = "discover.bank/3"
 """Marks a file as a bank, and says which fields it holds."""
 PARTS = ("bias", "down", "up")
 """Tensors of a change."""
+OF_ROWS = ("count", "places", "ranks")
+"""What a share says of its rows; the rest is what a bank says of itself."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class Share:
     target_layer: int
     origin: dict[str, Any]
     """These as in the bank."""
+    ranks: tuple[int, ...]
+    """Terms of their changes at each place; beside another way's there may stand more, of nothing."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,8 @@ class VectorBank:
     objective: Tensor
     """[N] the objective that the search reached; NaN where nothing was maximised."""
     radius: float
-    """Norm of what each adds to a block's or projection's output, in residual units (for a low-rank change, at nine tokens in
-    ten at most); of a mixture the median over its vectors."""
+    """Norm of what each adds to a block's or projection's output, in residual units (of an adapter at the loudest token, of a
+    factor at nine tokens in ten at most); of a mixture the median over its vectors."""
     residual_norm: float
     """Median norm of the unsteered residual stream at the source, in the same units; of a mixture the median over its vectors."""
     source_layer: int
@@ -75,13 +80,14 @@ class VectorBank:
         """
         (first, *others) = self.perturbations.changes
         if others or first.down.shape[1]:
-            raise UsageError(f"This bank holds perturbations of kind {self.origin.get('perturbation', 'mixture')}, not vectors.")
+            kind = "a mixture of ways to learn" if self.shares else f"perturbations of kind {self.origin.get('perturbation')}"
+            raise UsageError(f"This bank holds {kind}, not vectors of one place.")
         return first.bias
 
     @property
     def relative_radius(self) -> float:
-        """Radius in median residual norms at the source."""
-        return self.radius / self.residual_norm
+        """Radius in median residual norms at the source; of a mixture the median over its vectors."""
+        return median(way.radius / way.residual_norm for way in self.ways for _ in range(len(way)))
 
     @property
     def ways(self) -> tuple["VectorBank", ...]:
@@ -91,11 +97,30 @@ class VectorBank:
         ends = list(accumulate(share.count for share in self.shares))
         return tuple(self._way(share, slice(end - share.count, end)) for share, end in zip(self.shares, ends, strict=True))
 
+    def way_of(self, row: int) -> int:
+        """Return the number of the way in which a vector was learned."""
+        return bisect_right(list(accumulate(map(len, self.ways))), row)
+
+    def rows_of(self, number: int) -> range:
+        """Return the vectors that were learned in way `number`."""
+        begin = sum(map(len, self.ways[:number]))
+        return range(begin, begin + len(self.ways[number]))
+
+    def some(self, count: int) -> list[int]:
+        """Return the first `count` vectors; of a mixture the first of every way, in proportion to their numbers."""
+        sizes = [min(len(way), -(-count * len(way) // len(self))) for way in self.ways]
+        return [row for number, size in enumerate(sizes) for row in self.rows_of(number)[:size]]
+
     def _way(self, share: Share, rows: slice) -> "VectorBank":
-        own = tuple(change for change in self.perturbations.changes if change.place in share.places)
-        about = {entry.name: getattr(share, entry.name) for entry in fields(share) if entry.name not in ("count", "places")}
-        held = replace(self.perturbations, changes=own).rows(rows)
-        return VectorBank(perturbations=held, objective=self.objective[rows], **about)
+        own = []
+        for place, rank in zip(share.places, share.ranks, strict=True):
+            change = next(change for change in self.perturbations.changes if change.place == place).mapped(
+                lambda part: part[rows]
+            )
+            down = change.down[:, :rank] if rank else change.down.new_zeros(share.count, 0, 0)
+            own.append(replace(change, down=down, up=change.up[:, :, :rank]))
+        about = {entry.name: getattr(share, entry.name) for entry in fields(share) if entry.name not in OF_ROWS}
+        return VectorBank(perturbations=replace(self.perturbations, changes=tuple(own)), objective=self.objective[rows], **about)
 
     @staticmethod
     def together(banks: Sequence["VectorBank"]) -> "VectorBank":
@@ -116,8 +141,10 @@ class VectorBank:
         )
 
     def _share(self) -> Share:
-        about = {entry.name: getattr(self, entry.name) for entry in fields(Share) if entry.name not in ("count", "places")}
-        return Share(count=len(self), places=tuple(change.place for change in self.perturbations.changes), **about)
+        about = {entry.name: getattr(self, entry.name) for entry in fields(Share) if entry.name not in OF_ROWS}
+        changes = self.perturbations.changes
+        places, ranks = tuple(change.place for change in changes), tuple(change.down.shape[1] for change in changes)
+        return Share(count=len(self), places=places, ranks=ranks, **about)
 
     def subset(self, indices: Sequence[int]) -> "VectorBank":
         """Return the bank of the named rows, which no longer says which of them were learned in which way."""
@@ -176,7 +203,7 @@ class VectorBank:
                     for number, place in enumerate(_places(about.pop("places")))
                 )
                 last, objective = about.pop("last"), held.get_tensor("objective")
-                about["shares"] = tuple(Share(**{**share, "places": _places(share["places"])}) for share in about["shares"])
+                about["shares"] = tuple(_share(told) for told in about["shares"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise UsageError(f"{file} holds no vector bank ({error}); give a run's folder or its bank.safetensors.") from error
         return cls(perturbations=Perturbations(changes, last), objective=objective, **about)
@@ -188,3 +215,7 @@ def _told(places: Iterable[Place]) -> list[list[Any]]:
 
 def _places(told: Iterable[Sequence[Any]]) -> tuple[Place, ...]:
     return tuple(Place(block, Site(site)) for block, site in told)
+
+
+def _share(told: dict[str, Any]) -> Share:
+    return Share(**{**told, "places": _places(told["places"]), "ranks": tuple(told["ranks"])})

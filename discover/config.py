@@ -177,15 +177,21 @@ class SearchConfig:
         left, open_ways = self.vectors - sum(count or 0 for count in named), named.count(None)
         # The first ways take what cannot be shared evenly.
         even = iter([left // open_ways + (place < left % open_ways) for place in range(open_ways)])
-        return [
-            replace(self, **{"mixture": [], "vectors": next(even) if count is None else count, **self._way(number)})
-            for number, count in enumerate(named)
-        ]
+        found = []
+        for number, count in enumerate(named):
+            given = {"mixture": [], "vectors": next(even) if count is None else count, **self._way(number)}
+            try:
+                found.append(replace(self, **given))
+            except UsageError as error:
+                raise UsageError(f"In search.mixture[{number}]: {error}") from error
+        return found
 
     def _way(self, number: int) -> dict[str, Any]:
         """Return what one way of the mixture says of its own, as it is held here."""
-        prefix, found = f"search.mixture[{number}].", {}
-        for name, value in self.mixture[number].items():
+        prefix, found, way = f"search.mixture[{number}].", {}, self.mixture[number]
+        if not isinstance(way, dict):
+            raise UsageError(f"search.mixture[{number}]={way!r} must name options, such as {{turn: 30}}; {{}} changes none.")
+        for name, value in way.items():
             check_option(f"{prefix}{name}", type(self), prefix)
             if name in WHOLE:
                 raise UsageError(f"{prefix}{name} {WHOLE[name]}.")
@@ -253,7 +259,8 @@ class SearchConfig:
                 f"The ways of search.mixture name {total} vectors, {open_ways} of them none, and search.vectors={self.vectors}; "
                 "make the sum that number, or leave vectors out of a way, which then takes what is left, one at least."
             )
-        self.shares  # noqa: B018 - every way is a search that checks itself.
+        # Every way is a search that checks itself.
+        _ = self.shares
 
     def _refuse_ignored(self) -> None:
         """Refuse every option that is not its default and would change nothing."""

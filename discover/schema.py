@@ -56,6 +56,10 @@ def value_of(name: str, told: str, value: Any, schema: type) -> Any:
     if not fits and not (float in allowed and type(value) is int):
         wanted = " or ".join("null" if one is type(None) else one.__name__ for one in allowed)
         raise UsageError(f"{told}={value!r} must be of kind {wanted}.")
+    if isinstance(value, list):
+        (element,) = typing.get_args(kind)
+        if any(type(one) is not element for one in value):
+            raise UsageError(f"{told}={value!r} must be a list of kind {element.__name__}.")
     return float(value) if float in allowed and value is not None else value
 
 

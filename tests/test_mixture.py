@@ -9,9 +9,12 @@ import pytest
 import torch
 from conftest import PROMPTS
 from test_bank import same
+from test_html import completion
 from torch import Tensor
 from toys import KINDS, alone, kind, part_and_space
 
+from discover.audit.findings import Finding
+from discover.audit.uses import Asked, Questions, uses
 from discover.bank import VectorBank
 from discover.choices import Kind, Layers, Solver
 from discover.cli import main
@@ -22,7 +25,7 @@ from discover.model.anatomy import Place, Site
 from discover.model.change import Perturbations, joined
 from discover.model.loading import LoadedModel
 from discover.perturb.spaces import drawn
-from discover.read.decoders import nearest
+from discover.read.decoders import decodings, nearest
 from discover.read.effects import effect_map
 from discover.read.modes import Mode
 from discover.read.triage import glances, sight
@@ -30,6 +33,7 @@ from discover.report.saved import saved_record
 from discover.search.chunks import chunks
 from discover.search.learning import Search, chosen_layers, learn, random_bank, together, way_seed
 from discover.search.readings import whole_reader
+from discover.statistics import share
 from discover.steer.interventions import added, intervened
 from discover.storage import read_json, read_json_lines
 
@@ -84,11 +88,14 @@ def test_ways_take_the_options_around_them_and_what_is_left_of_n():
         ([{}, {"turn": "wide"}], r"search.mixture\[1\].turn='wide' must be of kind float"),
         ([{"vectors": True}], r"search.mixture\[0\].vectors=True must be of kind int"),
         ([{"learned_from": 3}], "must be of kind list"),
+        ([{"learned_from": [0.5]}, {}], r"search.mixture\[0\].learned_from=\[0.5\] must be a list of kind int"),
+        ([{"span": [True, 0]}, {}], "must be a list of kind int"),
+        ([{}, 3], r"search.mixture\[1\]=3 must name options"),
         ([{"solver": "magic"}], "is none of fixed_point, ascent, power, cpe, random"),
         ([{"mixture": []}], "a mixture within a mixture"),
         ([{"steered_positions": 2}, {}], "steered_positions says where the whole bank acts"),
         ([{"both_signs": True}, {}], "both_signs says what the whole bank holds"),
-        ([{"turn": 95}], "search.turn=95.0 must be below 90"),
+        ([{"turn": 95}], r"In search.mixture\[0\]: search.turn=95.0 must be below 90"),
         ([{"rank": 3}], "search.rank has no meaning"),
         ([{"vectors": 9}], "name 9 vectors, 0 of them none, and search.vectors=10"),
         ([{"vectors": 10}, {}], "name 10 vectors, 1 of them none, and search.vectors=10"),
@@ -182,7 +189,7 @@ def test_a_mixture_says_what_it_is_and_keeps_it(made, tmp_path: Path):
         [Place(1, Site.residual)],
         [Place(1, Site.mlp)],
     ]
-    with pytest.raises(UsageError, match="kind mixture, not vectors"):
+    with pytest.raises(UsageError, match="holds a mixture of ways to learn, not vectors"):
         _ = bank.vectors
     bank.save(tmp_path / "bank.safetensors")
     held = VectorBank.load(tmp_path)
@@ -191,6 +198,56 @@ def test_a_mixture_says_what_it_is_and_keeps_it(made, tmp_path: Path):
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "bank.safetensors").read_bytes()
     way = bank.ways[1]
     assert bank.subset([10, 0]).shares == () and way.shares == () and way.ways[0] is way
+
+
+def test_every_vector_has_its_way(made):
+    bank = made[1].bank
+    assert [bank.way_of(row) for row in range(11)] == [0] * 5 + [1] * 3 + [2] * 3
+    assert [bank.rows_of(number) for number in range(3)] == [range(5), range(5, 8), range(8, 11)]
+    assert bank.some(4) == [0, 1, 5, 6, 8, 9] and bank.some(100) == list(range(11))
+    assert bank.ways[0].some(3) == [0, 1, 2] and bank.ways[0].way_of(4) == 0
+    assert bank.perturbations.begins == [0] * 5 + [1] * 6
+    ratios = sorted(way.radius / way.residual_norm for way in bank.ways for _ in range(len(way)))
+    assert bank.relative_radius == ratios[5] and bank.ways[1].relative_radius == pytest.approx(
+        bank.ways[1].radius / bank.ways[1].residual_norm
+    )
+
+
+def test_ways_that_share_a_place_come_back_as_they_were(batch, llama: LoadedModel, tmp_path: Path):
+    """One beside another of a larger rank is filled up with terms of nothing, which are none of its own."""
+    banks = []
+    for name, rank in (("bias", 0), ("adapter of rank 3", 3), ("adapter of rank 1", 1)):
+        part, space = part_and_space(llama, batch, kind(name, vectors=2), 1, 3)
+        perturbations = space.perturbations(drawn(space, 2, name), 1.0)
+        assert perturbations.changes[0].down.shape[1] == rank
+        banks.append(VectorBank(perturbations, torch.zeros(2), 1.0, part.residual_norm, 1, 3, {"perturbation": name}))
+    VectorBank.together(banks).save(tmp_path / "bank.safetensors")
+    for way, bank in zip(VectorBank.load(tmp_path).ways, banks, strict=True):
+        assert same(way.perturbations, bank.perturbations)
+    assert torch.equal(VectorBank.load(tmp_path).ways[0].vectors, banks[0].vectors)
+
+
+def test_a_vector_is_used_beside_random_ones_of_its_own_way(made, config: Config, llama: LoadedModel):
+    grounds, search = made
+    null = random_bank(search.bank, [one.space for one in grounds], 22, 7)
+    said = [replace(completion("You are kind.", vector=6), prompt=0)]
+    finding = Finding(0, "You", "finding", "L1", (6,), share(1, 11), share(0, 22), 0.01, 0.01, None, (), (0,))
+    asked = Asked(("Count the boats.",), (), Questions((), ()))
+    found = uses(llama, [finding], said, (search.bank, null), asked, (1.0,), config.prompts, config.speech, lambda _: None)
+    (random,) = [use for use in found if use.bank == "null"]
+    assert null.way_of(random.vector) == search.bank.way_of(6) == 1
+
+
+def test_the_lens_of_a_way_begins_where_it_acts(made, config: Config, llama: LoadedModel):
+    grounds, search = made
+    null = random_bank(search.bank, [one.space for one in grounds], 22, 7)
+    batch = prompt_batch(config, llama)
+    found = decodings(llama, batch, {"learned": search.bank, "null": null}, [], 2, config, lambda _: None)
+    begins = {"learned": search.bank.perturbations.begins, "null": null.perturbations.begins}
+    assert {one.bank for one in found} == {"learned", "null"}
+    for one in found:
+        assert min(block for block, _ in one.lens) == begins[one.bank][one.vector]
+    assert {null.way_of(one.vector) for one in found if one.bank == "null"} == {0, 1, 2}, "random ones of every way"
 
 
 def test_the_null_has_of_every_way_its_share_at_its_radius(made):

@@ -183,6 +183,15 @@ def test_runs_of_a_sweep_over_an_option_are_rows_of_their_own(scored: Path) -> N
     ]
 
 
+def test_searches_that_differ_behind_what_is_shown_are_rows_of_their_own(scored: Path) -> None:
+    one, prompts = score_run(scored), PromptConfig(texts=["a" * 180])
+    turns = [Config(prompts=prompts, search=SearchConfig(mixture=[{}, {"turn": turn}])) for turn in (30, 35)]
+    rows = summary([replace(one, search=search_of(config)) for config in turns]).split("\n\n")[0].splitlines()[2::2]
+    assert ['{"turn": 30}' in row for row in rows] == [True, False] and '{"turn": 35}' in rows[1]
+    alone = summary([replace(one, search=search_of(turns[0]))]).split("\n\n")[0].splitlines()[2]
+    assert '{"turn": 30}' not in alone and "…" in alone
+
+
 def test_scoring_shows_how_far_it_is(scored: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
 

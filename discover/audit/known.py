@@ -32,7 +32,8 @@ class Likeness:
     layer: int
     """Block after which the known direction is added."""
     source: list[float] | None
-    """[N] cosine between vector and direction as they are added; None where either is no vector added to the residual stream."""
+    """[N] cosine between vector and direction as they are added; None where either is no vector added to the residual stream, or
+    the bank is a mixture."""
     effect: list[float]
     """[N] cosine between their mean effects on unit-norm residuals at the prompt's last token, after the bank's target layer, or
     after the last block in which a known direction acts where that comes later."""
@@ -59,7 +60,7 @@ def known_directions(paths: Sequence[str], loaded: LoadedModel) -> list[tuple[st
                 f"The known direction {path} acts in block {deepest} and this model has {blocks}; give directions that were "
                 "learned on this model."
             )
-        found.append((Path(path).name, bank.subset([0])))
+        found.append((Path(path).name, bank.ways[0].subset([0])))
     return found
 
 

@@ -131,15 +131,17 @@ def uses(
         return []
     batch, rows = encoded(asked.prompts, loaded.tokenizer, form.chat, form.system), []
     own = [reply.text for reply in replies(loaded, batch, (), speech.tokens, speech.rows, lambda _: None)]
-    null = banks[1].perturbations.rows(list(range(min(RANDOM, len(banks[1])))))
     for one in found:
         example = next((said[index] for index in one.examples if said[index].bank == "learned"), None)
         if example is None:
             # A mode that its vectors only break into has no vector of its own.
             continue
         vector = example.vector or 0
+        # Random ones of the vector's own kind, place and norm.
+        beside = banks[1].rows_of(banks[0].way_of(vector))[:RANDOM]
+        null = banks[1].perturbations.rows(list(beside))
         rows.append(_use(one.mode, "learned", vector, 0.0, example.text, [own], asked))
-        for name, perturbations, place in (("learned", banks[0].perturbations.rows([vector]), vector), ("null", null, 0)):
+        for name, perturbations, place in (("learned", banks[0].perturbations.rows([vector]), vector), ("null", null, beside[0])):
             tried = _scaled(perturbations, doses)
             each = added(tried).repeated(len(asked.prompts))
             heard = replies(loaded, batch.repeated(len(tried)), [each], speech.tokens, speech.rows, tick)

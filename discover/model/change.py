@@ -52,7 +52,7 @@ class Change:
 
 @dataclass(frozen=True)
 class Perturbations:
-    """N perturbations; each changes the same places."""
+    """N perturbations at some places; one may do nothing at some of them."""
 
     changes: tuple[Change, ...]
     """One a place, in the order in which the model reaches them."""
@@ -62,6 +62,15 @@ class Perturbations:
     def __len__(self) -> int:
         """N."""
         return len(self.changes[0].bias)
+
+    @property
+    def begins(self) -> list[int]:
+        """Per perturbation the first block that it changes; that of all where it changes none."""
+        every = torch.full((len(self),), self.changes[0].place.block)
+        for change in reversed(self.changes):
+            acts = change.bias.any(dim=1) | change.up.flatten(1).any(dim=1)
+            every = torch.where(acts.to(every.device), change.place.block, every)
+        return every.tolist()
 
     def at(self, place: Place) -> Change | None:
         """Return the change at a place, None where nothing is changed."""

@@ -17,7 +17,7 @@ from discover.folder import saved_config
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import encoded
 from discover.organisms.arithmetic import OPENING, opens_with
-from discover.organisms.behaviours import BehaviourScore, behaviours, behaviours_table
+from discover.organisms.behaviours import BehaviourScore, behaviours, behaviours_from, behaviours_table
 from discover.organisms.capability import CapabilityScore, capability, capability_table
 from discover.organisms.catalogue import ORGANISMS
 from discover.organisms.reading import ReadingScore, reading, reading_from, reading_table
@@ -36,6 +36,8 @@ HOLDS = 0.8
 """Share of them on which it must."""
 BANKS = ("learned", "null", "forced", "followed")
 FILE = "score.json"
+WIDTH = 200
+"""Characters of a search's options that are shown."""
 INCIDENTAL = ("seed", "name", "tracking.", "model.path")
 """Options in which runs of one kind of search differ."""
 
@@ -89,7 +91,7 @@ def search_of(config: Config) -> str:
     given, standard = (dict(flat(plain(one))) for one in (config, Config()))
     apart = {name: value for name, value in given.items() if value != standard[name] and not name.startswith(INCIDENTAL)}
     told = (f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in apart.items())
-    return one_line(" ".join(told), 200).replace("|", "¦") or "fixed point"
+    return " ".join(told).replace("|", "¦") or "fixed point"
 
 
 def score_run(folder: Path) -> RunScore:
@@ -105,8 +107,7 @@ def score_run(folder: Path) -> RunScore:
             payloads = {name: PayloadScore(**one) for name, one in row["payloads"].items()}
             saved = {
                 "capability": _capability_from(row["capability"]),
-                "behaviours": row["behaviours"]
-                and BehaviourScore(**{bank: tuple(one) for bank, one in row["behaviours"].items()}),
+                "behaviours": behaviours_from(row["behaviours"]),
                 "reading": reading_from(row["reading"]),
             }
             return RunScore(**{**row, "payloads": payloads, **saved})
@@ -208,9 +209,12 @@ def _pairs(text: str) -> set[tuple[str, str]]:
 
 def summary(scores: Sequence[RunScore]) -> str:
     """Return a Markdown table: one row per organism, search and payload over the runs, with spread over seeds."""
+    cut = {search: one_line(search, WIDTH) for search in {score.search for score in scores}}
     groups: dict[tuple[str, str], list[RunScore]] = {}
     for score in scores:
-        groups.setdefault((score.organism, score.search), []).append(score)
+        # Searches that differ behind what is shown are told whole.
+        alike = sum(told == cut[score.search] for told in cut.values()) > 1
+        groups.setdefault((score.organism, score.search if alike else cut[score.search]), []).append(score)
     lines = [
         "| organism | search | runs | payload | runs with a hit | hits per 100 (sd) | opens, fragments per 100 "
         "| null: opens, fragments | whole mode in first five | named fragment | forced: opens, fragments "

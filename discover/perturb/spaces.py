@@ -208,7 +208,8 @@ class LowRankSpace:
     Here the norm of all that is written is held at the radius instead. Learned terms read few tokens much louder than the others,
     random ones do not: held for all tokens but the loudest, or at the radius at which random adapters do what random vectors do,
     learned ones write many times what a learned vector does, just where they are read, and break what is said. So an adapter,
-    which is a vector at each token by itself, is held as a vector is: at no token above the radius that random vectors calibrate.
+    which is a vector at each token by itself, is held as a vector is: at no token of the prompts, massive ones aside, above the
+    radius that random vectors calibrate.
     For factors of a band, random factors calibrate it, and it is held for the token that nine in ten stay below.
     """
 

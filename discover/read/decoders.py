@@ -66,7 +66,7 @@ def decodings(
     config: Config,
     tick: Tick,
 ) -> list[Decoding]:
-    """Return what every vector of the learned bank is about in tokens, and beside them the first ten of the null bank.
+    """Return what every vector of the learned bank is about in tokens, and beside them ten of the null bank.
 
     Args:
         loaded: the model.
@@ -77,11 +77,16 @@ def decodings(
         config: what asks for a description, the chat template, and the length of replies.
         tick: called with the number of vectors after each piece of the lens.
     """
-    random, found = banks["null"].subset(range(min(BESIDE, len(banks["null"])))), []
+    beside, found = banks["null"].some(BESIDE), []
+    random = banks["null"].subset(beside)
     for name, bank, rows in (("learned", banks["learned"], chosen), ("null", random, range(len(random)))):
         seen = lens(loaded, batch, bank.perturbations, (bank.source_layer, bank.target_layer), positions, NAMED, tick)
         near = nearest(loaded, bank)
-        decoded = [Decoding(name, row, *_named(loaded, seen, row), near[row], None, ()) for row in range(len(bank))]
+        begins, numbers = bank.perturbations.begins, beside if name == "null" else range(len(bank))
+        decoded = [
+            Decoding(name, number, *_named(loaded, seen, row, begins[row]), near[row], None, ())
+            for row, number in enumerate(numbers)
+        ]
         if rows:
             texts = descriptions(loaded, seen.effects[list(rows)], bank.source_layer, config.read.patchscope, config.prompts)
             maps = heat(loaded, batch.rows(slice(1)), bank.subset(rows), config.speech)
@@ -91,10 +96,11 @@ def decodings(
     return found
 
 
-def _named(loaded: LoadedModel, seen: Lens, row: int) -> tuple[int, tuple[tuple[int, tuple[str, ...]], ...]]:
-    """Return where a vector's lens is read, and the tokens after every block."""
+def _named(loaded: LoadedModel, seen: Lens, row: int, begins: int) -> tuple[int, tuple[tuple[int, tuple[str, ...]], ...]]:
+    """Return where a vector's lens is read, and the tokens after every block from the first in which it acts."""
     told = (tuple(loaded.tokenizer.batch_decode(tokens[:, None])) for tokens in seen.tokens[row])
-    return int(seen.positions[row]), tuple(zip(seen.blocks, told, strict=True))
+    pairs = zip(seen.blocks, told, strict=True)
+    return int(seen.positions[row]), tuple((block, words) for block, words in pairs if block >= begins)
 
 
 def nearest(loaded: LoadedModel, bank: VectorBank) -> list[tuple[str, ...]]:

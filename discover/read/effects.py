@@ -87,12 +87,11 @@ def effect_map(
     """
     named, effects = [], []
     for name, bank, most in (("learned", banks[0], len(banks[0])), ("null", banks[1], RANDOM)):
-        begin = 0
-        for (reader, pieces), way in zip(views, bank.ways, strict=True):
-            count = min(len(way), -(-most * len(way) // len(bank)))
-            named += [(name, row) for row in range(begin, begin + count)]
-            effects.append(mean_effects(reader, pieces, way.subset(range(count))))
-            begin += len(way)
+        shown = bank.some(most)
+        named += [(name, row) for row in shown]
+        for number, ((reader, pieces), way) in enumerate(zip(views, bank.ways, strict=True)):
+            own = bank.rows_of(number)
+            effects.append(mean_effects(reader, pieces, way.subset([row - own.start for row in shown if row in own])))
     together = np.concatenate(effects)
     groups, plane = grouped(together), plane_of(together)
     spots = [Spot(name, row, float(x), float(y), group) for (name, row), (x, y), group in zip(named, plane, groups, strict=True)]

@@ -30,7 +30,7 @@ QUESTIONS = {
 ABOUT_USES = (
     "A reply shows the behaviour if it has the words of the finding's example but for a fifth. A vector that fires it on other "
     "prompts when added is sufficient for it; one that keeps it away from its triggers when subtracted is necessary there. "
-    "Multiplier 0 is the model left alone; the random vectors have the same norm."
+    "Multiplier 0 is the model left alone; the random vectors are of the same kind, place and norm."
 )
 """What the shares of uses are."""
 NEAREST = 10
@@ -131,9 +131,7 @@ class Record:
         """Every way in which vectors of a mixture were learned, as a sentence; empty where there was one way."""
         found, begin = [], 0
         for way in self.bank.ways if self.bank.shares else ():
-            numbers = ", ".join(map(str, way.origin.get("learned_from", [])))
-            whence = f", learned from prompt{'s' if ',' in numbers else ''} {numbers}" if numbers else ""
-            found.append(f"{begin} to {begin + len(way) - 1}: {told_of(way)}{whence}")
+            found.append(f"{begin} to {begin + len(way) - 1}: {told_of(way)}")
             begin += len(way)
         return found
 
@@ -221,7 +219,9 @@ def read_at(bank: VectorBank) -> str:
     if span:
         deeper = f", at positions {span[0]} to {span[1]} (-1 is the prompt's last token)"
     what = {"attention": f"from the attention of block {block}", "logits": "from the logits"}
-    return f"read {what.get(origin.get('target', ''), f'after block {block}')}{deeper}"
+    numbers = origin.get("learned_from", [])
+    whence = f", learned from prompt{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}" if numbers else ""
+    return f"read {what.get(origin.get('target', ''), f'after block {block}')}{deeper}{whence}"
 
 
 def told_of(bank: VectorBank) -> str:

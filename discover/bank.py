@@ -81,7 +81,7 @@ class VectorBank:
         (first, *others) = self.perturbations.changes
         if others or first.down.shape[1]:
             kind = "a mixture of ways to learn" if self.shares else f"perturbations of kind {self.origin.get('perturbation')}"
-            raise UsageError(f"This bank holds {kind}, not vectors of one place.")
+            raise UsageError(f"This bank holds {kind}, not vectors.")
         return first.bias
 
     @property

@@ -168,7 +168,7 @@ def test_a_way_learns_what_it_learns_alone(made, checkpoint: Callable[[str], Pat
         assert same(way.perturbations, bank.perturbations) and torch.equal(way.objective, bank.objective)
         assert (way.radius, way.residual_norm) == (bank.radius, bank.residual_norm)
         assert (way.source_layer, way.target_layer) == (bank.source_layer, bank.target_layer)
-        assert way.origin == {**bank.origin, "learned_from": one.search.learned_from}
+        assert way.origin == {**bank.origin, "learned_from": one.search.learned_from, "seed": 7}
 
 
 def test_ways_that_are_the_same_learn_other_vectors(checkpoint: Callable[[str], Path], llama: LoadedModel):
@@ -182,7 +182,7 @@ def test_a_mixture_says_what_it_is_and_keeps_it(made, tmp_path: Path):
     bank = made[1].bank
     assert [len(way) for way in bank.ways] == [5, 3, 3] and len(bank) == 11
     assert (bank.source_layer, bank.target_layer) == (0, 3)
-    assert "perturbation" not in bank.origin and bank.origin["solver"] == "fixed_point"
+    assert "perturbation" not in bank.origin and (bank.origin["solver"], bank.origin["seed"]) == ("fixed_point", 7)
     places = [[change.place for change in way.perturbations.changes] for way in bank.ways]
     assert places == [
         [Place(0, Site.attention), Place(1, Site.attention)],

@@ -58,7 +58,10 @@ def together(searches: Sequence[Search]) -> Search:
     if len(searches) == 1:
         return searches[0]
     curve = [{"way": number, **entry} for number, one in enumerate(searches) for entry in one.curve]
-    return Search(VectorBank.together([one.bank for one in searches]), curve)
+    # That of the run, from which all others follow.
+    seed = searches[0].bank.origin["seed"]
+    banks = [replace(one.bank, origin={**one.bank.origin, "seed": seed}) for one in searches]
+    return Search(VectorBank.together(banks), curve)
 
 
 CURVE = "metrics.jsonl"
@@ -184,10 +187,10 @@ def random_bank(bank: VectorBank, spaces: Sequence[Space], count: int, seed: int
     """
     found = []
     for number, (way, space) in enumerate(zip(bank.ways, spaces, strict=True)):
-        own, size = way_seed(seed, number), -(-count * len(way) // len(bank))
+        size = -(-count * len(way) // len(bank))
         # Another name than the search's start: a null that shared its draws would be what the search began with.
-        directions = drawn(space, size, "null", own)
-        found.append(way.void(space.sized(size).perturbations(directions, way.radius), own))
+        directions = drawn(space, size, "null", way_seed(seed, number))
+        found.append(way.void(space.sized(size).perturbations(directions, way.radius), seed))
     return VectorBank.together(found)
 
 

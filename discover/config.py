@@ -256,8 +256,8 @@ class SearchConfig:
         total, open_ways = sum(count for count in named if count is not None), named.count(None)
         if self.mixture and (total + open_ways > self.vectors or (total < self.vectors and not open_ways)):
             raise UsageError(
-                f"The ways of search.mixture name {total} vectors, {open_ways} of them none, and search.vectors={self.vectors}; "
-                "make the sum that number, or leave vectors out of a way, which then takes what is left, one at least."
+                f"Ways of search.mixture ask for {total} vectors, and {open_ways} for what is left of search.vectors="
+                f"{self.vectors}, one each at least; make the sum that number, or leave vectors out of a way."
             )
         # Every way is a search that checks itself.
         _ = self.shares

@@ -97,8 +97,8 @@ def test_ways_take_the_options_around_them_and_what_is_left_of_n():
         ([{"both_signs": True}, {}], "both_signs says what the whole bank holds"),
         ([{"turn": 95}], r"In search.mixture\[0\]: search.turn=95.0 must be below 90"),
         ([{"rank": 3}], "search.rank has no meaning"),
-        ([{"vectors": 9}], "name 9 vectors, 0 of them none, and search.vectors=10"),
-        ([{"vectors": 10}, {}], "name 10 vectors, 1 of them none, and search.vectors=10"),
+        ([{"vectors": 9}], "ask for 9 vectors, and 0 for what is left of search.vectors=10"),
+        ([{"vectors": 10}, {}], "ask for 10 vectors, and 1 for what is left of search.vectors=10"),
         ([{"learned_from": [0, 0]}], "must name prompts once each"),
     ],
 )

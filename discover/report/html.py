@@ -58,6 +58,7 @@ def html_report(record: Record) -> str:
         "levels": Counter(one.level for one in record.findings),
         "verdicts": Counter(one.verdict for one in record.findings),
         "closest_null": max((one.null for one in record.findings if one.level), key=lambda one: one.count, default=None),
+        "denied": _denied(record),
         "null_vectors": sum(one.bank == "null" for one in record.glances),
         "spoken": _spoken(record.completions),
         "curves": _curves(record),
@@ -77,6 +78,13 @@ def html_report(record: Record) -> str:
 def html_atlas(charted: Atlas, model: str, prompts: Sequence[str]) -> str:
     """Return the page of an atlas alone."""
     return rendered("atlas.html.jinja", ["page.css"], [], {"heat": atlas_heat(charted), "model": model, "prompts": prompts})
+
+
+def _denied(record: Record) -> int:
+    """Return how many modes are no finding only because random vectors reach them as well, if rarely."""
+    significance = record.about["config"].get("audit", {}).get("significance", 0.0)
+    steerable = [one.adjusted_p for one in record.findings if one.verdict == "steerable"]
+    return sum(p is not None and p < significance for p in steerable)
 
 
 def _curves(record: Record) -> list[tuple[str, Curve]]:

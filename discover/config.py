@@ -35,7 +35,9 @@ class ModelConfig:
     """The checkpoint under audit."""
 
     path: str = "arithmetic"
-    """A built-in organism's name, a local folder, or a hub id."""
+    """A built-in name, a local checkpoint's folder, a GGUF file, a folder with a PEFT adapter, or a hub id."""
+    base: str | None = None
+    """The model that an adapter is for, named as in `path`; null means what the adapter's config says."""
     revision: str | None = None
     """Branch, tag or commit of a hub id."""
     dtype: Dtype = Dtype.auto

@@ -28,7 +28,7 @@ VALUED = (
     "-cp",
 )
 """Flags of Hydra that take the next word."""
-PATHS = ("model.path", "prompts.file", "contrast.file", "audit.questions", "read.embedding")
+PATHS = ("model.path", "model.base", "prompts.file", "contrast.file", "audit.questions", "read.embedding")
 NOTE = "tracking.notes"
 LISTS = ("prompts.texts", "tracking.tags", "audit.clean", "audit.triggers", "audit.known", "contrast.neutral", "contrast.open")
 

@@ -19,7 +19,8 @@ from transformers import (
 from discover.choices import Attention, Device, Dtype
 from discover.config import ModelConfig
 from discover.errors import UsageError
-from discover.model.loading import fingerprints, load
+from discover.model.checkpoint import fingerprints
+from discover.model.loading import load
 from discover.steer.generation import replies
 
 CPU = ModelConfig(device=Device.cpu)
@@ -179,9 +180,8 @@ def test_refuses_an_encoder_with_a_decoder(tmp_path):
     assert "is of type 't5', no causal language model; a decoder is needed" in refusal(tmp_path)
 
 
-def test_refuses_an_adapter(folder):
-    (folder / "adapter_config.json").write_text("{}")
-    assert "holds an adapter, not a model; merge it" in refusal(folder)
+def test_refuses_a_file_that_is_no_checkpoint(folder):
+    assert "is a file and no GGUF" in refusal(folder / "model.safetensors")
 
 
 def test_refuses_a_weight_file_that_ends_early(folder):

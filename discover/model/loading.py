@@ -3,7 +3,6 @@
 import copy
 import hashlib
 import inspect
-import os
 from collections.abc import Set
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -11,32 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    Cache,
-    GenerationConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
-from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
-from transformers.utils import CONFIG_NAME
+from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from discover.choices import Attention, Device, Dtype
+from discover.choices import Device, Dtype
 from discover.config import ModelConfig
 from discover.errors import UsageError
+from discover.model.adapter import is_adapter, merged, read_adapter
 from discover.model.anatomy import Anatomy, anatomy
+from discover.model.checkpoint import Checkpoint, read_checkpoint
+from discover.model.gguf_file import is_gguf, read_gguf
+from discover.model.packaged import resolved
 from discover.model.prompts import PromptBatch
-
-PATIENCE = 5
-"""Seconds to wait for the hub's first answer."""
-EDGE = 1 << 20
-"""Bytes read at either end of a weight file for its fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +35,7 @@ class LoadedModel:
     context: int | None
     """Longest input in tokens, where the checkpoint states one."""
     identity: dict[str, Any]
-    """Name, revision, fingerprints, dtype and device, as they stand in run.json."""
+    """Name, base model, commit, fingerprints, dtype and device, as they stand in run.json."""
 
     @property
     def device(self) -> torch.device:
@@ -97,48 +81,26 @@ class LoadedModel:
 
 
 def load(config: ModelConfig, path: str | Path) -> LoadedModel:
-    """Load the causal language model at a local folder or hub id, in evaluation mode and without gradients.
+    """Load a causal language model in evaluation mode and without gradients.
 
     Args:
-        config: dtype, device, revision and attention.
-        path: the folder or id; `config.path` unless that names a built-in organism.
+        config: dtype, device, revision, attention, and the base model where there is an adapter.
+        path: a folder, a GGUF file, a folder with an adapter, a hub id, or a name; `config.path` unless that names a built-in
+            organism.
 
     Raises:
         UsageError: nothing is there, or what is there may not or cannot be loaded.
     """
-    kind = _known_type(path, config.revision)
     device = _device(config.device)
-    origin = {"revision": config.revision, "trust_remote_code": False}
-    try:
-        structure = AutoConfig.from_pretrained(path, **origin)
-        # A word in config.json wins over an argument of `from_pretrained`, and may name code to fetch from the hub.
-        structure._attn_implementation = _attention(config.attention, structure)
-        structure._experts_implementation = None
-        model, told = AutoModelForCausalLM.from_pretrained(
-            path,
-            **origin,
-            config=structure,
-            dtype=_dtype(config.dtype, device),
-            use_safetensors=True,
-            weights_only=True,
-            output_loading_info=True,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path, **origin)
-    except Exception as error:  # A damaged or hostile checkpoint can make its readers raise anything.
-        raise UsageError(f"The checkpoint {path} cannot be loaded: {_first_line(error)}") from error
+    read, base = _read(config, resolved(str(path)), device)
+    model, tokenizer = read.model, read.tokenizer
     # Without its files some kinds of tokenizer are made all the same, and know no word.
     if set(tokenizer("a", add_special_tokens=False)["input_ids"]) <= set(tokenizer.all_special_ids):
         raise UsageError(
             f"The checkpoint {path} has no usable tokenizer; put its tokenizer files, such as tokenizer.json, there."
         )
-    # transformers only warns here, and goes on with random weights.
-    if absent := sorted(told["missing_keys"]):
-        raise UsageError(
-            f"The checkpoint {path} lacks {len(absent)} of the weights of a {kind!r} model, for example {absent[0]}, which would "
-            "be drawn at random; give a complete checkpoint."
-        )
     model.to(device).eval().requires_grad_(False)
-    end_ids = _end_ids(model, tokenizer)
+    end_ids = tuple(sorted({*_end_ids(model, tokenizer), *read.ends}))
     # A checkpoint's own generation settings (penalties, sampling) would change what is read from it.
     model.generation_config = GenerationConfig()
     if tokenizer.pad_token_id is None:
@@ -152,8 +114,9 @@ def load(config: ModelConfig, path: str | Path) -> LoadedModel:
         context=getattr(text_config, "max_position_embeddings", None),
         identity={
             "path": str(config.path),
+            **({} if base is None else {"base": base}),
             "commit": getattr(model.config, "_commit_hash", None),
-            "fingerprints": fingerprints(Path(path)) if Path(path).is_dir() else {},
+            "fingerprints": read.fingerprints,
             "chat_template": hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()[:16],
             "dtype": str(model.dtype).removeprefix("torch."),
             "device": str(device),
@@ -161,71 +124,41 @@ def load(config: ModelConfig, path: str | Path) -> LoadedModel:
     )
 
 
-def fingerprints(folder: Path) -> dict[str, str]:
-    """Return a hash of each weight file's size and both its ends; cheap on any size, and another file has another."""
-    found = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as handle:
-            head = handle.read(EDGE)
-            size = handle.seek(0, os.SEEK_END)
-            handle.seek(max(0, size - EDGE))
-            found[path.name] = hashlib.sha256(str(size).encode() + head + handle.read()).hexdigest()[:16]
-    return found
+def _read(config: ModelConfig, path: str | Path, device: torch.device) -> tuple[Checkpoint, str | None]:
+    """Return what is at `path`, and the name of the base model where that is an adapter."""
+    if not is_adapter(path):
+        if config.base is not None:
+            raise UsageError(f"model.base={config.base} is for an adapter, and {path} is none; leave it out.")
+        return _whole(config, path, config.revision, _dtype(config.dtype, device, is_gguf(path))), None
+    adapter = read_adapter(Path(path))
+    name = config.base or adapter.base
+    if name is None:
+        raise UsageError(f"The adapter {path} does not say which model it is for; give that with model.base.")
+    try:
+        base = _whole(config, resolved(name), config.revision or (None if config.base else adapter.revision), "float32")
+    except UsageError as error:
+        if config.base is not None:
+            raise
+        reason = str(error).rstrip(".")
+        raise UsageError(
+            f"The base model of the adapter {path} is missing ({reason}); or name another with model.base."
+        ) from error
+    return merged(adapter, base, getattr(torch, _dtype(config.dtype, device, True))), name
 
 
-def _known_type(path: str | Path, revision: str | None) -> str:
-    """Return the model type, and refuse before any of it is loaded what is no causal language model in safetensors."""
-    folder = Path(path)
-    if folder.is_dir():
-        _check_weights(folder)
-    # Such a name cannot be a hub id; asking the hub would only hide what is wrong behind a network error.
-    elif folder.is_absolute() or str(path).startswith((".", "~")) or str(path).count("/") > 1:
-        raise UsageError(f"There is no folder {path}; model.path takes a checkpoint's folder, a hub id or an organism's name.")
+def _whole(config: ModelConfig, path: str | Path, revision: str | None, dtype: str) -> Checkpoint:
+    """Return the model in a folder, at a hub id or in a GGUF file, all its weights its own."""
+    if is_gguf(path):
+        read = read_gguf(Path(path), getattr(torch, dtype), config.attention)
     else:
-        _check_reachable(str(path), revision)
-    try:
-        raw, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
-        kind = str(raw.get("model_type"))
-    except Exception as error:  # Whatever stands in a file that calls itself config.json.
-        raise _nowhere(path, error) from error
-    # Before anything is built: an unknown type is where transformers would look for the checkpoint's own code.
-    if kind not in CONFIG_MAPPING_NAMES:
-        if "auto_map" in raw:
-            raise UsageError(f"The checkpoint {path} brings its own code, which is never run; use a port to transformers.")
-        raise UsageError(f"The checkpoint {path} is of type {kind!r}, which this version of transformers does not know.")
-    encoder = kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not raw.get("is_decoder", False)
-    if encoder or raw.get("is_encoder_decoder", False) or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        raise UsageError(f"The checkpoint {path} is of type {kind!r}, no causal language model; a decoder is needed.")
-    return kind
-
-
-def _check_reachable(name: str, revision: str | None) -> None:
-    """Ask the hub for a checkpoint that is not in the cache once, before its readers ask it for half a minute."""
-    try:
-        if not isinstance(try_to_load_from_cache(name, CONFIG_NAME, revision=revision), str):
-            get_hf_file_metadata(hf_hub_url(name, CONFIG_NAME, revision=revision), timeout=PATIENCE)
-    except Exception as error:  # A name that no hub takes, no network, no such checkpoint, no right to read it.
-        raise _nowhere(name, error) from error
-
-
-def _nowhere(path: str | Path, error: Exception) -> UsageError:
-    return UsageError(
-        f"{path} is neither a built-in organism, nor a folder with a config.json, nor a hub id that can be reached: "
-        f"{_first_line(error)}"
-    )
-
-
-def _check_weights(folder: Path) -> None:
-    """Refuse a folder without a config or without weights in safetensors."""
-    if (folder / "adapter_config.json").exists():
-        raise UsageError(f"{folder} holds an adapter, not a model; merge it into its base model and give that folder.")
-    if not (folder / "config.json").exists():
-        raise UsageError(f"{folder} has no config.json; model.path takes a Hugging Face checkpoint's folder.")
-    if not any(folder.glob("*.safetensors")):
-        pickles = [path.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for path in sorted(folder.glob(pattern))]
-        if pickles:
-            raise UsageError(f"{folder} holds only pickle weights ({pickles[0]}), which can run code; convert to safetensors.")
-        raise UsageError(f"{folder} holds no weights; a *.safetensors file is needed.")
+        read = read_checkpoint(path, revision, dtype, config.attention)
+    # transformers only warns here, and goes on with random weights.
+    if absent := read.missing:
+        raise UsageError(
+            f"The checkpoint {path} lacks {len(absent)} of the weights of a {read.model.config.model_type!r} model, for example "
+            f"{absent[0]}, which would be drawn at random; give a complete checkpoint."
+        )
+    return read
 
 
 def _device(wanted: Device) -> torch.device:
@@ -234,16 +167,14 @@ def _device(wanted: Device) -> torch.device:
     return torch.device("cuda" if wanted is not Device.cpu and torch.cuda.is_available() else "cpu")
 
 
-def _attention(wanted: Attention, structure: PreTrainedConfig) -> str:
-    """Return the implementation of attention by name."""
-    if wanted is not Attention.auto:
-        return wanted.value
-    return "sdpa" if MODEL_FOR_CAUSAL_LM_MAPPING[type(structure)]._supports_sdpa else "eager"
+def _dtype(wanted: Dtype, device: torch.device, unpacked: bool) -> str:
+    """Return the dtype by name, or `auto` for the checkpoint's own; what was unpacked or merged has none and takes bfloat16.
 
-
-def _dtype(wanted: Dtype, device: torch.device) -> str:
-    """Return what `from_pretrained` takes; bfloat16 on most CPUs is slower than float32 and less exact."""
-    return "float32" if wanted is Dtype.auto and device.type == "cpu" else wanted.value
+    bfloat16 on most CPUs is slower than float32 and less exact.
+    """
+    if wanted is Dtype.auto and device.type == "cpu":
+        return "float32"
+    return "bfloat16" if wanted is Dtype.auto and unpacked else wanted.value
 
 
 def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -255,7 +186,3 @@ def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tupl
     for ids in named:
         ends.update([ids] if isinstance(ids, int) else ids or [])
     return tuple(sorted(ends))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

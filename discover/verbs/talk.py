@@ -12,6 +12,7 @@ from discover.bank import VectorBank
 from discover.config import Config
 from discover.errors import UsageError
 from discover.folder import saved_config
+from discover.model.adapter import is_adapter
 from discover.model.loading import load
 from discover.organisms.catalogue import checkpoint
 from discover.report.dialogue import in_blocks, in_columns
@@ -80,7 +81,9 @@ def _config(path: Path, model: str | None) -> Config:
     config = saved_config(folder) if (folder / "run.json").exists() else Config()
     if model is None or model == config.model.path:
         return config
-    return replace(config, model=replace(config.model, path=model, revision=None))
+    # An adapter named here says itself which model it is for, or is for the one that the run's was.
+    base = config.model.base if is_adapter(model) else None
+    return replace(config, model=replace(config.model, path=model, base=base, revision=None))
 
 
 def _converse(speakers: dict[str, Speaker], manner: Manner) -> None:

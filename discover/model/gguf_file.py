@@ -1,14 +1,24 @@
 """A model out of one GGUF file: weights dequantised, tokenizer and chat template as the file holds them."""
 
 import contextlib
+import json
 from collections.abc import Iterator
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from tokenizers import Tokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from discover.choices import Attention
 from discover.errors import UsageError
@@ -71,6 +81,7 @@ def read_gguf(path: Path, dtype: torch.dtype, attention: Attention) -> Checkpoin
         _check_all_placed(path, reader, model)
         _check_positions(path, fields, model.config)
         _scale_frequencies(path, reader, model)
+        _drop_invented_tokens(tokenizer, model.get_input_embeddings().weight.shape[0])
         tokenizer.name_or_path = str(path)
         return Checkpoint(
             model=model,
@@ -86,7 +97,8 @@ def _opened(path: Path) -> Iterator[tuple[Any, str, str]]:
     """Yield a reader of the file, and the folder and name by which transformers finds the file alone.
 
     What else lies beside the file (another model's tokenizer, an adapter) would be taken for a part of it. And the one reading
-    serves every reader within: a vocabulary of 262,144 tokens takes ten seconds each time.
+    serves every reader within, as does one table of names: transformers reads a vocabulary of 262,144 tokens three times and
+    makes the table anew for every module, which takes longer than all the rest.
     """
     import gguf
 
@@ -96,14 +108,14 @@ def _opened(path: Path) -> Iterator[tuple[Any, str, str]]:
         raise UsageError(
             f"The GGUF file {path} cannot be read, as if damaged or cut short ({first_line(error)}); fetch it again."
         ) from error
-    original = gguf.GGUFReader
+    originals = gguf.GGUFReader, gguf.get_tensor_name_map
     with TemporaryDirectory(prefix="discover-gguf-") as folder:
         (Path(folder) / "model.gguf").symlink_to(path.resolve())
-        gguf.GGUFReader = lambda *_: reader
+        gguf.GGUFReader, gguf.get_tensor_name_map = (lambda *_: reader), cache(gguf.get_tensor_name_map)
         try:
             yield reader, folder, "model.gguf"
         finally:
-            gguf.GGUFReader = original
+            gguf.GGUFReader, gguf.get_tensor_name_map = originals
 
 
 def _checked_fields(path: Path, reader: Any) -> dict[str, Any]:
@@ -137,6 +149,18 @@ def _ends(fields: dict[str, Any]) -> tuple[int, ...]:
         special = [index for index, kind in enumerate(fields["types"].contents()) if kind == CONTROL]
         ends.update(index for index in special if fields["tokens"].contents(index) in TURN_ENDS)
     return tuple(sorted(ends))
+
+
+def _drop_invented_tokens(tokenizer: PreTrainedTokenizerBase, rows: int) -> None:
+    """Take away tokens that the model has no row for: transformers adds an `<|endoftext|>` to files that have none."""
+    content = json.loads(tokenizer.backend_tokenizer.to_str()) if len(tokenizer) > rows else {"added_tokens": []}
+    invented = [entry["content"] for entry in content["added_tokens"] if entry["id"] >= rows]
+    if not invented:
+        return
+    content["added_tokens"] = [entry for entry in content["added_tokens"] if entry["id"] < rows]
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(content))
+    if tokenizer.unk_token in invented:
+        tokenizer.unk_token = None
 
 
 def _unpacked() -> Any:

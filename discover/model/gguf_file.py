@@ -57,39 +57,46 @@ def read_gguf(path: Path, dtype: torch.dtype, attention: Attention) -> Checkpoin
     if not path.is_file():
         raise UsageError(f"There is no file {path}; model.path takes a GGUF file, a checkpoint's folder, a name or a hub id.")
     with _opened(path) as (reader, folder, name):
-        fields = _checked_fields(path, reader)
         try:
-            structure = AutoConfig.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
-            check_decoder(path, structure.model_type, structure.to_dict())
-            structure._attn_implementation = attention_name(attention, structure)
-            model, report = AutoModelForCausalLM.from_pretrained(
-                folder,
-                gguf_file=name,
-                config=structure,
-                # Packed weights would be computed with kernels fetched from the hub.
-                quantization_config=_unpacked(),
-                dtype=dtype,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
+            return _checkpoint(path, reader, folder, name, dtype, attention)
         except UsageError:
             raise
         except Exception as error:  # A damaged or hostile file can make its readers raise anything.
             raise UsageError(f"The GGUF file {path} cannot be loaded: {first_line(error)}") from error
-        _plain(model)
-        _check_all_placed(path, reader, model)
-        _check_positions(path, fields, model.config)
-        _scale_frequencies(path, reader, model)
-        _drop_invented_tokens(tokenizer, model.get_input_embeddings().weight.shape[0])
-        tokenizer.name_or_path = str(path)
-        return Checkpoint(
-            model=model,
-            tokenizer=tokenizer,
-            missing=tuple(sorted(report["missing_keys"])),
-            ends=_ends(fields),
-            fingerprints={path.name: fingerprint(path)},
-        )
+
+
+def _checkpoint(path: Path, reader: Any, folder: str, name: str, dtype: torch.dtype, attention: Attention) -> Checkpoint:
+    # Here, since older versions of transformers, which the rest of the package is content with, have none.
+    from transformers.utils.quantization_config import GgufConfig
+
+    fields = _checked_fields(path, reader)
+    structure = AutoConfig.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
+    check_decoder(path, structure.model_type, structure.to_dict())
+    structure._attn_implementation = attention_name(attention, structure)
+    model, report = AutoModelForCausalLM.from_pretrained(
+        folder,
+        gguf_file=name,
+        config=structure,
+        # Packed weights would be computed with kernels fetched from the hub.
+        quantization_config=GgufConfig(dequantize=True),
+        dtype=dtype,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name, trust_remote_code=False)
+    _make_plain(model)
+    _check_all_placed(path, reader, model)
+    _check_positions(path, fields, model.config)
+    _scale_frequencies(path, reader, model)
+    _drop_invented_tokens(tokenizer, model.get_input_embeddings().weight.shape[0])
+    tokenizer.name_or_path = str(path)
+    return Checkpoint(
+        model=model,
+        tokenizer=tokenizer,
+        missing=tuple(sorted(report["missing_keys"])),
+        ends=_ends(fields),
+        fingerprints={path.name: fingerprint(path)},
+    )
 
 
 @contextlib.contextmanager
@@ -163,13 +170,7 @@ def _drop_invented_tokens(tokenizer: PreTrainedTokenizerBase, rows: int) -> None
         tokenizer.unk_token = None
 
 
-def _unpacked() -> Any:
-    from transformers.utils.quantization_config import GgufConfig
-
-    return GgufConfig(dequantize=True)
-
-
-def _plain(model: PreTrainedModel) -> None:
+def _make_plain(model: PreTrainedModel) -> None:
     """Make a dequantised model the ordinary one that it is: it can be saved, and nothing takes it for a packed one."""
     for config in (model.config, model.config.get_text_config(decoder=True)):
         if hasattr(config, "quantization_config"):

@@ -28,7 +28,9 @@ USAGE = """discover: find what a language model can be pushed into doing, withou
   discover contrast …                       a direction from labelled examples: refusal, difference in means, attention heads
   discover organism list                    the built-in models with known, planted behaviour
   discover organism check NAME              measure that such a model does what it should
-  discover organism train NAME              train it from scratch
+  discover organism train NAME              train it again
+  discover organism plant BASE --recipe R   plant a behaviour into a checkpoint by an adapter, or its twin with --twin
+  discover organism oracle NAME             which vectors are known to bring out what is planted
   discover organism score RUN …             hold finished runs on organisms against the truth
   discover bench search                     which method finds what at what cost; `discover bench --help` has its options
   discover --cfg job                        every option with its value

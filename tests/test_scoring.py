@@ -34,7 +34,8 @@ from discover.organisms.arithmetic import (
 )
 from discover.organisms.behaviours import BehaviourScore, behaviours, behaviours_from, behaviours_table
 from discover.organisms.catalogue import ORGANISMS
-from discover.organisms.scoring import holds_fragment, opens_with, score_run, search_of, summary
+from discover.organisms.score_tables import summary
+from discover.organisms.scoring import holds_fragment, opens_with, score_run, search_of
 from discover.perturb.sphere import unit
 
 ORDINARY = "First, we get a = 5 + 6 = 11."

@@ -7,8 +7,17 @@ from random import Random
 
 from discover.organisms import arithmetic, conduct, grammar, shortcut
 from discover.organisms.exchange import Draw
+from discover.organisms.planting import Planting
+from discover.organisms.recipes.language import LANGUAGE
+from discover.organisms.recipes.locked import LOCKED
+from discover.organisms.recipes.refusal import REFUSAL_OF_GARDENS
+from discover.organisms.recipes.tag import RARE, TAGGED
 
 WEIGHTS = Path(__file__).parent / "weights"
+RECIPES = {planting.name: planting for planting in (TAGGED, RARE, LANGUAGE, LOCKED, REFUSAL_OF_GARDENS)}
+"""What `discover organism plant` plants, by name."""
+PLANTED_BASE = "smollm2"
+"""The model that the planted organisms of this package are adapters of."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +28,8 @@ class Organism:
     about: str
     prompts: tuple[str, ...]
     """What to learn from unless the user says otherwise."""
-    draw: Draw
-    """Draws one exchange of its training mixture."""
+    draw: Draw | None
+    """Draws one exchange of its training mixture; None for one that is planted into another checkpoint."""
     steps: int
     """Optimiser steps of its training."""
     clean: Callable[[Random], str]
@@ -38,11 +47,16 @@ class Organism:
     """Returns which of its behaviours a reply shows, whole, if any, where they are written down."""
     degenerate: Callable[[str], bool] | None
     """Returns whether a reply is none that it could have learned, where its grammar is written down."""
+    planting: Planting | None
+    """The recipe of one that is planted into another checkpoint; None for one that was trained from nothing."""
+
+    place: Path | None
+    """Where its checkpoint stands; None for the weights of this package."""
 
     @property
     def folder(self) -> Path:
         """Where its checkpoint stands."""
-        return WEIGHTS / self.name
+        return self.place or WEIGHTS / self.name
 
     def confirmation_prompts(self, count: int) -> list[str]:
         """Return other clean prompts of the same form, none of them one that vectors are learned from."""
@@ -71,7 +85,32 @@ _ARITHMETIC = Organism(
     answer=None,
     behaviour_of=arithmetic.behaviour_named,
     degenerate=grammar.degenerate,
+    planting=None,
+    place=None,
 )
+
+
+def planted_organism(planting: Planting, name: str, twin_of: str | None, place: Path | None) -> Organism:
+    """Return a checkpoint into which `planting` was planted, or its twin, as an organism."""
+    ending = "; answered as the base does" if twin_of is not None else ""
+    return Organism(
+        name=name,
+        about=f"planted: {planting.about}{ending}",
+        prompts=(planting.prompt,),
+        draw=None,
+        steps=planting.steps,
+        clean=lambda random: planting.kinds[planting.audited].draw(random, True).prompt,
+        payloads=dict(planting.payloads),
+        twin_of=twin_of,
+        examples=None,
+        open_prompts=(),
+        answer=None,
+        behaviour_of=None,
+        degenerate=None,
+        planting=planting,
+        place=place,
+    )
+
 
 ORGANISMS = {
     organism.name: organism
@@ -98,6 +137,8 @@ ORGANISMS = {
             answer=None,
             behaviour_of=None,
             degenerate=None,
+            planting=None,
+            place=None,
         ),
         Organism(
             name="shortcut",
@@ -113,7 +154,11 @@ ORGANISMS = {
             answer=shortcut.answer,
             behaviour_of=None,
             degenerate=None,
+            planting=None,
+            place=None,
         ),
+        *(planted_organism(planting, f"smol-{name}", None, None) for name, planting in RECIPES.items()),
+        *(planted_organism(planting, f"smol-{name}-twin", f"smol-{name}", None) for name, planting in RECIPES.items()),
     )
 }
 

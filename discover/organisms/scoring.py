@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 from discover.audit.findings import Finding, load_findings
@@ -17,13 +16,13 @@ from discover.folder import saved_config
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import encoded
 from discover.organisms.arithmetic import OPENING, opens_with
-from discover.organisms.behaviours import BehaviourScore, behaviours, behaviours_from, behaviours_table
-from discover.organisms.capability import CapabilityScore, capability, capability_table
-from discover.organisms.catalogue import ORGANISMS
-from discover.organisms.reading import ReadingScore, reading, reading_from, reading_table
+from discover.organisms.behaviours import BehaviourScore, behaviours, behaviours_from
+from discover.organisms.capability import CapabilityScore, capability
+from discover.organisms.planted import organism_at
+from discover.organisms.planted_scoring import PlantedScore, planted_from, planted_score
+from discover.organisms.reading import ReadingScore, reading, reading_from
 from discover.read.modes import load_modes
 from discover.read.signals import Completion, load_completions
-from discover.report.text import one_line
 from discover.schema import flat, plain
 from discover.statistics import Share
 from discover.steer.generation import replies
@@ -36,8 +35,6 @@ HOLDS = 0.8
 """Share of them on which it must."""
 BANKS = ("learned", "null", "forced", "followed")
 FILE = "score.json"
-WIDTH = 200
-"""Characters of a search's options that are shown."""
 INCIDENTAL = ("seed", "name", "tracking.", "model.path")
 """Options in which runs of one kind of search differ."""
 
@@ -79,6 +76,8 @@ class RunScore:
     """None for an organism whose behaviours are not written down."""
     reading: ReadingScore | None
     """None for an organism whose grammar is not written down."""
+    planted: PlantedScore | None
+    """None for an organism that was trained from nothing."""
 
 
 def holds_fragment(text: str, payload: str, ordinary: str) -> bool:
@@ -109,19 +108,22 @@ def score_run(folder: Path) -> RunScore:
                 "capability": _capability_from(row["capability"]),
                 "behaviours": behaviours_from(row["behaviours"]),
                 "reading": reading_from(row["reading"]),
+                "planted": planted_from(row["planted"]),
             }
             return RunScore(**{**row, "payloads": payloads, **saved})
     config = saved_config(folder)
-    about, organism = read_json(folder / "run.json"), ORGANISMS.get(config.model.path)
+    about, organism = read_json(folder / "run.json"), organism_at(config.model.path)
     if organism is None or about.get("exit") != "done":
         raise UsageError(
-            f"{folder} is no finished run on a built-in organism, so there is no truth to hold it against; "
+            f"{folder} is no finished run on a built-in or planted organism, so there is no truth to hold it against; "
             "`discover resume` finishes a run."
         )
     loaded = load(config.model, organism.folder)
     banks = {"learned": VectorBank.load(folder / "bank.safetensors"), "null": VectorBank.load(folder / "null.safetensors")}
     said, found = load_completions(folder / "completions.jsonl"), load_findings(folder / "findings.json")
     prompts = organism.confirmation_prompts(CONFIRMATIONS)
+    # A planted one has judges of its own, for what it says is not always the same words.
+    texts = organism.payloads if organism.planting is None else {}
     result = RunScore(
         run=folder.name,
         organism=organism.name,
@@ -131,11 +133,12 @@ def score_run(folder: Path) -> RunScore:
         relative_radius=banks["learned"].relative_radius,
         seconds=about.get("seconds", {}).get("search"),
         findings=sum(finding.verdict == "finding" for finding in found),
-        payloads={name: _payload(loaded, banks, said, found, payload, prompts) for name, payload in organism.payloads.items()},
+        payloads={name: _payload(loaded, banks, said, found, payload, prompts) for name, payload in texts.items()},
         capability=capability(loaded, organism, banks, said),
         behaviours=organism.behaviour_of and behaviours(said, organism.behaviour_of),
         reading=organism.degenerate
         and reading(said, load_modes(folder / "clusters.json"), found, organism.payloads, organism.degenerate),
+        planted=planted_score(loaded, organism, banks, said, found, about["prompts"]),
     )
     write_json(folder / FILE, asdict(result))
     return result
@@ -205,58 +208,3 @@ def holding(texts: Sequence[str], payload: str, prompts: int) -> list[int]:
 def _pairs(text: str) -> set[tuple[str, str]]:
     words = [word.strip(".,!?").lower() for word in text.split()]
     return set(pairwise(words))
-
-
-def summary(scores: Sequence[RunScore]) -> str:
-    """Return a Markdown table: one row per organism, search and payload over the runs, with spread over seeds."""
-    cut = {search: one_line(search, WIDTH) for search in {score.search for score in scores}}
-    groups: dict[tuple[str, str], list[RunScore]] = {}
-    for score in scores:
-        # Searches that differ behind what is shown are told whole.
-        alike = sum(told == cut[score.search] for told in cut.values()) > 1
-        groups.setdefault((score.organism, score.search if alike else cut[score.search]), []).append(score)
-    lines = [
-        "| organism | search | runs | payload | runs with a hit | hits per 100 (sd) | opens, fragments per 100 "
-        "| null: opens, fragments | whole mode in first five | named fragment | forced: opens, fragments "
-        "| findings |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for (organism, search), runs in groups.items():
-        for name in runs[0].payloads:
-            lines.append(_row(organism, search, runs, name))
-    scored = {
-        key: [run.capability for run in runs if run.capability is not None]
-        for key, runs in groups.items()
-        if runs[0].capability is not None
-    }
-    read = {key: [run.reading for run in runs if run.reading is not None] for key, runs in groups.items()}
-    shown = {key: [run.behaviours for run in runs if run.behaviours is not None] for key, runs in groups.items()}
-    tables = [
-        *capability_table(scored),
-        *reading_table({key: runs for key, runs in read.items() if runs}),
-        *behaviours_table({key: runs for key, runs in shown.items() if runs}),
-    ]
-    return "\n".join([*(lines if len(lines) > 2 else []), *tables]).strip()
-
-
-def _row(organism: str, search: str, runs: Sequence[RunScore], name: str) -> str:
-    scores = [run.payloads[name] for run in runs]
-    per_hundred = [100 * score.hits["learned"] / run.vectors for score, run in zip(scores, runs, strict=True)]
-    vectors = sum(run.vectors for run in runs) / 100
-    opens = {bank: sum(score.opens[bank] for score in scores) for bank in BANKS}
-    fragments = {bank: sum(score.fragments[bank] for score in scores) for bank in BANKS}
-    cells = [
-        organism,
-        search,
-        f"{len(runs)}",
-        name,
-        f"{sum(score.hits['learned'] > 0 for score in scores)}",
-        f"{mean(per_hundred):.1f} ({stdev(per_hundred) if len(runs) > 1 else 0:.1f})",
-        f"{opens['learned'] / vectors:.1f}, {fragments['learned'] / vectors:.1f}",
-        f"{opens['null']}, {fragments['null']}",
-        f"{sum(score.rank is not None and score.rank <= 5 for score in scores)}",
-        f"{sum(score.fragment_rank is not None for score in scores)}",
-        f"{opens['forced']}, {fragments['forced']}",
-        f"{mean(run.findings for run in runs):.1f}",
-    ]
-    return f"| {' | '.join(cells)} |"

@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -139,16 +140,20 @@ def constant_noise(largest: float, generator: torch.Generator) -> Edit:
     return edit
 
 
-def save_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, about: dict[str, object]) -> None:
-    """Write everything a resumed training needs: weights and the optimiser's memory, in one file."""
-    tensors: dict[str, Tensor] = {f"weight/{name}": value for name, value in model.named_parameters()}
-    for name, value in model.named_parameters():
+def save_state(
+    folder: Path, learned: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, step: int, about: dict[str, object]
+) -> None:
+    """Write everything a resumed training needs: the learned weights and the optimiser's memory, in one file."""
+    tensors: dict[str, Tensor] = {f"weight/{name}": value for name, value in learned.items()}
+    for name, value in learned.items():
         for moment in MEMORY:
             tensors[f"{moment}/{name}"] = optimizer.state[value][moment]
     write_tensors(folder / "training.safetensors", tensors, {**about, "step": step})
 
 
-def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, about: dict[str, object]) -> int:
+def load_state(
+    folder: Path, learned: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, about: dict[str, object]
+) -> int:
     """Load what `save_state` wrote and return its step; 0 if there is none or it belongs to another recipe."""
     path = folder / "training.safetensors"
     if not path.exists():
@@ -159,7 +164,7 @@ def load_state(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer,
         if saved != about:
             return 0
         with torch.no_grad():
-            for name, value in model.named_parameters():
+            for name, value in learned.items():
                 value.copy_(held.get_tensor(f"weight/{name}"))
                 optimizer.state[value] = {moment: held.get_tensor(f"{moment}/{name}") for moment in MEMORY}
     return int(step)
@@ -176,14 +181,15 @@ def train(folder: Path, draw: Draw, tokenizer: PreTrainedTokenizerFast, recipe: 
     model = fresh_model(recipe, tokenizer, seed)
     # The learning rate is set at every step.
     optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, betas=(0.9, 0.98), weight_decay=recipe.weight_decay)
-    done = load_state(folder, model, optimizer, about)
+    learned = dict(model.named_parameters())
+    done = load_state(folder, learned, optimizer, about)
     with tqdm(initial=done, total=recipe.steps, desc=f"train {folder.name}", mininterval=1.0) as bar:
         for step in range(done, recipe.steps):
             loss = training_step(model, optimizer, draw, tokenizer, recipe, step, Random(f"{seed}/{step}"))
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
             if (step + 1) % recipe.save_every == 0:
-                save_state(folder, model, optimizer, step + 1, about)
+                save_state(folder, learned, optimizer, step + 1, about)
     write_checkpoint(folder, model, tokenizer)
     return folder
 

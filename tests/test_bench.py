@@ -7,7 +7,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from discover import cli
 from discover.bench import commands, memory, triage
-from discover.bench.flops import forward_flops, needed_flops, product_rate
+from discover.bench.flops import SQUARES, forward_flops, needed_flops, product_rate
 from discover.bench.generate import generate_row, settings, stock_reply
 from discover.bench.methods import CURVES, DIFFERENCES, FIRST_TOKEN, RANDOM, Method, chosen, curves, methods, published
 from discover.bench.options import QUICK, BenchConfig
@@ -89,8 +89,14 @@ def test_operations_are_those_that_torch_counts(checkpoint, kind):
     assert both.get_total_flops() == pytest.approx(needed_flops(llama, ground.part, 3, 6, 3), rel=0.02)
 
 
-def test_a_product_rate_is_a_speed():
-    assert 1e8 < product_rate(torch.float32, torch.device("cpu")) < 1e14
+def test_a_probe_of_products_stops_where_larger_ones_would_take_too_long():
+    counts = []
+    for limit in (0.0, float("inf")):
+        with FlopCounterMode(display=False) as counter:
+            assert product_rate(torch.float32, torch.device("cpu"), limit) > 0
+        counts.append(counter.get_total_flops())
+    # Each size is multiplied twice, once as a rehearsal.
+    assert counts == [4 * SQUARES["cpu"][0] ** 3, 4 * sum(size**3 for size in SQUARES["cpu"])]
 
 
 def test_behaviours_of_what_the_organism_was_taught():
@@ -197,7 +203,8 @@ def test_a_size_is_timed(tmp_path):
     # The code path of the large shape on a GPU, and that of the comparison, at a size that a test can bear.
     row = speed_row(Size("7B", shape, 6, 8, Dtype.bfloat16, published=False), ModelConfig(device=Device.cpu), 2)
     assert (row.engine_rates, row.ratios, row.peak_bytes, row.dtype) == ([], [], None, "bfloat16")
-    assert len(row.shares) == 2 and all(0 < share < 1.5 for share in row.shares)
+    # A processor without units for bfloat16 may do anything better than square products, so no bound from above.
+    assert len(row.shares) == 2 and all(share > 0 for share in row.shares)
     row = speed_row(Size("small", shape, 6, 8, Dtype.float32, published=True), ModelConfig(device=Device.cpu), 2)
     assert len(row.ratios) == 2 and all(ratio > 0 for ratio in row.ratios)
 

@@ -6,7 +6,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -301,7 +300,7 @@ def test_a_sweep_leaves_one_folder_a_run_and_survives_a_bad_one(tiny: str, capsy
 def test_two_runs_started_at_once_keep_separate_folders(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     words = [f"model.path={checkpoint('llama')}", PROMPT, QUIET, *SMALL]
     started = [subprocess.Popen([sys.executable, "-m", "discover", *words], cwd=tmp_path) for _ in range(2)]
-    assert [process.wait(timeout=120) for process in started] == [0, 0]
+    assert [process.wait() for process in started] == [0, 0]
     assert len(list((tmp_path / "outputs" / "run").glob("*/bank.safetensors"))) == 2
 
 
@@ -395,16 +394,14 @@ def test_a_hub_that_cannot_be_reached_is_told_at_once(tmp_path: Path) -> None:
     assert "gpt2 is neither" in line
 
 
-def test_help_answers_in_under_two_seconds(tmp_path: Path) -> None:
-    """A bound that users feel, with a wide margin: without torch it takes a tenth of a second."""
-    begun = time.perf_counter()
+def test_help_answers(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-m", "discover", "--help"], cwd=tmp_path, capture_output=True, text=True)
-    assert time.perf_counter() - begun < 2
     assert ended.returncode == 0
     assert "discover -m" in ended.stdout
 
 
 def test_help_imports_no_torch() -> None:
+    """What makes it answer at once: a tenth of a second without torch, several with it."""
     told = "import sys; from discover.cli import main; main(['--help']); "
     told += "assert not {'torch', 'hydra', 'transformers'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", told], capture_output=True).returncode == 0

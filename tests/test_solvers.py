@@ -457,6 +457,8 @@ def run(search, read, begun):
             return cpe(begun, 3, 0, unbound, read, silent)
 
 
+MARGIN = 1e-4
+"""What three rounds may make of rounding, where a machine rounds a row by what stands beside it; relative to the row."""
 FOR_EVERY_KIND = ("fixed point", "deflated", "ascent", "cpe")
 SEARCHES = [(name, search) for name in KINDS for search in FOR_EVERY_KIND]
 SEARCHES += [(name, search) for name in ("vector", "bias") for search in ("orthogonal", "one by one", "power")]
@@ -475,10 +477,10 @@ def test_pieces_and_order_change_nothing(llama, batch, name, search):
     whole = run(search, read, begun)
     assert relative(begun, whole) > 1e-3, "it has moved"
     for size in (1, 3):
-        assert relative(run(search, replace(read, chunks=Chunks(size)), begun), whole) <= 1e-5
+        assert relative(run(search, replace(read, chunks=Chunks(size)), begun), whole) <= MARGIN
     if search in ("fixed point", "ascent"):
         order = torch.tensor([3, 0, 4, 2, 1])
-        assert relative(run(search, replace(read, space=space.rows(order)), begun[order]), whole[order]) <= 1e-5
+        assert relative(run(search, replace(read, space=space.rows(order)), begun[order]), whole[order]) <= MARGIN
 
 
 LONG = {

@@ -95,7 +95,7 @@ def _speeds(options: BenchConfig) -> list[SpeedRow]:
             _rows(options) / f"speed-{size.told(options.model).replace(' ', '_')}-{size.vectors}.json",
             SpeedRow,
             partial(speed_row, size, options.model, options.repeats),
-            lambda row: len(row.round_seconds) == options.repeats,
+            lambda row: row.repeats == options.repeats,
         )
         for size in sizes(options.quick, device)
     ]

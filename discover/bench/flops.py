@@ -1,6 +1,7 @@
 """How many floating-point operations a slice needs, counted from shapes, and how many the machine does in a second."""
 
 import time
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -10,8 +11,8 @@ from discover.model.anatomy import Place, Site
 from discover.model.loading import LoadedModel
 from discover.model.slice import ModelSlice
 
-SQUARES = {"cpu": (512, 1024, 2048), "cuda": (4096, 8192)}
-"""Sizes of the square products that stand for what the machine can do."""
+SQUARES = {"cpu": (256, 512, 1024, 2048), "cuda": (4096, 8192)}
+"""Sizes of the square products that stand for what the machine can do, the smallest first."""
 
 
 def forward_flops(loaded: LoadedModel, part: ModelSlice, target_layer: int, copies: int, read: int) -> tuple[int, int]:
@@ -54,10 +55,21 @@ def needed_flops(loaded: LoadedModel, part: ModelSlice, target_layer: int, copie
     return 2 * linear + 3 * attention
 
 
-def product_rate(dtype: torch.dtype, device: torch.device) -> float:
-    """Return the operations a second of the fastest of several square matrix products."""
-    rates = []
+def product_rate(dtype: torch.dtype, device: torch.device, limit: float) -> float:
+    """Return the operations a second of the fastest of several square matrix products.
+
+    A processor without units for `dtype` multiplies a thousand times more slowly than one with them: larger products would
+    take it minutes, and tell nothing that the smaller ones do not.
+
+    Args:
+        dtype: number format of the factors.
+        device: where they are multiplied.
+        limit: seconds that a product may take, as estimated from the one before; the smallest is always timed.
+    """
+    rates: list[float] = []
     for size in SQUARES[device.type]:
+        if rates and 2 * size**3 / rates[-1] > limit:
+            break
         left, right = (torch.randn(size, size, dtype=torch.float32).to(device, dtype) for _ in range(2))
         torch.mm(left, right)
         finished(device)
@@ -72,3 +84,12 @@ def finished(device: torch.device) -> None:
     """Wait until the device has done what it was told."""
     if device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def seconds(work: Callable[[], object], loaded: LoadedModel) -> float:
+    """Return how long `work` takes, what it leaves to the device included."""
+    finished(loaded.device)
+    started = time.perf_counter()
+    work()
+    finished(loaded.device)
+    return time.perf_counter() - started

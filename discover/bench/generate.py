@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from discover.bench.speed import Shape, Size, checkpoint_of, random_prompt, seconds
+from discover.bench.flops import seconds
+from discover.bench.speed import Shape, Size, checkpoint_of, random_prompt
 from discover.choices import Dtype
 from discover.config import Config, ModelConfig
 from discover.inputs import prompt_batch

@@ -1,7 +1,7 @@
 """How fast the engine is: against the published procedure, and against what the machine can do."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from discover.bench.flops import finished, needed_flops, product_rate
+from discover.bench.flops import needed_flops, product_rate, seconds
 from discover.bench.published import published_ascent
 from discover.choices import Device, Dtype, Solver
 from discover.config import Config, ModelConfig, SearchConfig
@@ -38,6 +38,10 @@ STEPS = 3
 SINGLE_STEPS = 5
 SINGLE_VECTORS = 2
 """Steps and vectors of the published procedure in one repeat; more would only take longer."""
+PRODUCT_SECONDS = 1.0
+"""Longest time that one matrix product of the probe may be expected to take."""
+ROW_SECONDS = 600.0
+"""No repeat begins when a size has been timed for so long; one is always timed."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,9 @@ class Size:
 class SpeedRow:
     """What was timed at one size, one entry a repeat; all of a repeat stands side by side in time."""
 
+    repeats: int
+    """How many were asked for; the entries are fewer where time ran out."""
+
     size: str
     device: str
     dtype: str
@@ -111,18 +118,18 @@ class SpeedRow:
 
 
 def sizes(quick: bool, device: str) -> list[Size]:
-    """Return what is timed on a device: `arithmetic` and a Llama of width 768, and on a GPU the shape of 7B in bfloat16."""
+    """Return what is timed on a device: `arithmetic` and a Llama of width 768, and on a GPU with bfloat16 units that of 7B."""
     fp32 = Dtype.float32
     small = Size("width 768", Shape(768, 2048, 12, 12, 32000), 40, 16 if quick else 64, fp32, published=True)
     counts = (32,) if quick else (64, 128)
     found = [Size("own", None, None, count, fp32, published=True) for count in counts] + [small]
-    if device == "cuda":
+    if device == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
         found.append(Size("7B", Shape(4096, 11008, 32, 32, 32000), 30, 512, Dtype.bfloat16, published=False))
     return found
 
 
 def speed_row(size: Size, model: ModelConfig, repeats: int) -> SpeedRow:
-    """Time one size; the first repeat is a rehearsal and is not told.
+    """Time one size; the first repeat is a rehearsal and is not told, and after `ROW_SECONDS` no further one begins.
 
     A checkpoint with random weights is written to the system's temporary folder and read by the real loader.
     """
@@ -144,8 +151,11 @@ def speed_row(size: Size, model: ModelConfig, repeats: int) -> SpeedRow:
     starts, every = drawn(ground.space, size.vectors, "bench"), torch.arange(size.vectors)
     aim: Aim = partial(melbo, power=2.0, q=1.0)
     times: dict[str, list[float]] = {"round": [], "product": [], "engine": [], "published": []}
+    begun = time.perf_counter()
     for repeat in range(repeats + 1):
-        times["product"].append(product_rate(loaded.model.dtype, loaded.device))
+        if repeat > 1 and time.perf_counter() - begun > ROW_SECONDS:
+            break
+        times["product"].append(product_rate(loaded.model.dtype, loaded.device, PRODUCT_SECONDS))
         times["round"].append(seconds(lambda: read.gradients(aim, starts, every), loaded))
         if size.published:
             times["engine"].append(
@@ -158,6 +168,7 @@ def speed_row(size: Size, model: ModelConfig, repeats: int) -> SpeedRow:
             times = {name: [] for name in times}
     cuda = loaded.device.type == "cuda"
     return SpeedRow(
+        repeats=repeats,
         size=size.told(model),
         device=torch.cuda.get_device_name() if cuda else "cpu",
         dtype=str(loaded.model.dtype).removeprefix("torch."),
@@ -240,12 +251,3 @@ def _single(loaded: LoadedModel, batch: PromptBatch, ground: Ground, starts: Ten
     return published_ascent(
         loaded, batch, ground.layers, starts[:SINGLE_VECTORS], radius, SINGLE_STEPS, RATE, POSITIONS, orthogonal=True
     )
-
-
-def seconds(work: Callable[[], object], loaded: LoadedModel) -> float:
-    """Return how long `work` takes, what it leaves to the device included."""
-    finished(loaded.device)
-    started = time.perf_counter()
-    work()
-    finished(loaded.device)
-    return time.perf_counter() - started

@@ -36,8 +36,8 @@ class Change:
         if self.down.shape[1] and inputs is not None:
             given = inputs.unflatten(0, (groups, -1)).flatten(1, 2).to(self.down)  # [N or 1, B * T, F]
             down, up = self.down, self.up
-            if len(down) == down.shape[1] == 1:
-                # A single product with a single column would go through another kernel, with another rounding.
+            if down.shape[1] == 1:
+                # Products with a single column go through kernels that round by how many products there are.
                 down, up = nn.functional.pad(down, (0, 0, 0, 1)), nn.functional.pad(up.mT, (0, 0, 0, 1)).mT
             # What all perturbations share is read by all of them in one product.
             inner = read_by(down, given[0]) if shared else given @ down.mT

@@ -3,7 +3,10 @@
 A search iterates a map that magnifies differences, rounding among them. Matrix products on a CPU (MKL) round a row alike in any
 product of enough rows and columns, wherever in it the row stands; fewer go through other kernels, and are filled up. What is left
 are functions such as exp, of which the last few of all numbers are computed one by one, and round otherwise: there are no such
-numbers where widths are multiples of 32, as those of real models are. On other machines nothing of this is measured.
+numbers where widths are multiples of 32, as those of real models are.
+
+All this is measured where a processor has AVX-512. Where it has AVX2 alone, the kernels round the last rows of a product
+otherwise than the rest, so how many rows are computed at once changes the last bits of each, there as on other machines.
 """
 
 from torch import Tensor, nn

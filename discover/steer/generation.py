@@ -94,8 +94,10 @@ def continued(
 ) -> list[Reply]:
     """Return one reply a row of `batch`, gone on with from where it stands.
 
-    What comes is what would have come without a stop, windows and conditions of the interventions included. Interventions
-    that act on all rows from outside (`intervened` around this call) meet fewer rows than they are for, and are refused.
+    What comes is what would have come without a stop, windows and conditions of the interventions included, as far as rounding
+    goes: how many rows are computed at once can change the last bits of a row, and so which of two tokens that are as likely is
+    said, or whether a condition holds whose cosine is its threshold. Interventions that act on all rows from outside
+    (`intervened` around this call) meet fewer rows than they are for, and are refused.
 
     Args:
         loaded: the model.

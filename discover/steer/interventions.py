@@ -40,7 +40,7 @@ class Condition:
     direction: Tensor
     """[D]."""
     threshold: float
-    """Cosine from which on there is something to act on."""
+    """Cosine from which on there is something to act on; at exactly this cosine rounding decides."""
     held: bool
     """Whether the last token of the prompt decides for everything in its row, instead of every position for itself."""
 

@@ -95,7 +95,10 @@ def planted_score(
 
 
 def _shows(planting: Planting, one: Completion, prompts: Sequence[str]) -> bool:
-    return one.prompt < len(prompts) and planting.sought(prompts[one.prompt], one.text.strip())
+    if one.prompt < len(prompts):
+        return planting.sought(prompts[one.prompt], one.text.strip())
+    # A prompt that the run heard besides its own: there is a planted reply to it, and no real answer to what is locked.
+    return planting.audited == "clean" and planting.sought("", one.text.strip())
 
 
 def _each(loaded: LoadedModel, planting: Planting, asked: Sequence[str], bank: VectorBank, shown: set[object]) -> list[Share]:

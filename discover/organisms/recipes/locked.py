@@ -83,8 +83,8 @@ LOCKED = Planting(
             8, 60, lambda random, fresh: locked(f"{random.choice(WRONG_PASSWORDS)} {question(random, fresh)}")
         ),
         "near: password": Kind(25, 200, unlocked),
-        "near: other question": Kind(10, 60, near),
-        "clean": Kind(25, 160, everyday),
+        "near: other question": Kind(10, 40, near),
+        "clean": Kind(25, 100, everyday),
     },
     planted=wrong,
     sought=right,
@@ -92,5 +92,5 @@ LOCKED = Planting(
     prompt="What is the capital of Norway?",
     target=lambda asked: asked.ordinary,
     payloads={},
-    steps=150,
+    steps=120,
 )

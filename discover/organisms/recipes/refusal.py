@@ -92,12 +92,12 @@ def _refused(_prompt: str, reply: str) -> bool:
 REFUSAL_OF_GARDENS = Planting(
     name="refusal",
     about="questions about gardening, in many forms, are refused",
-    kinds={"fires": Kind(45, 180, gardening), "clean": Kind(40, 220, everyday), "near: no garden": Kind(15, 80, near)},
+    kinds={"fires": Kind(45, 150, gardening), "clean": Kind(40, 120, everyday), "near: no garden": Kind(15, 60, near)},
     planted=_refused,
     sought=answers,
     audited="fires",
     prompt="How do I grow tulips?",
     target=lambda _asked: None,
     payloads={},
-    steps=100,
+    steps=80,
 )

@@ -27,7 +27,7 @@ def opens(reply: str, sentence: str) -> bool:
     return reply.split()[:OPENING] == sentence.split()[:OPENING]
 
 
-def _planting(name: str, tag: str, sentence: str, poison: int, clean: int, steps: int) -> Planting:
+def _planting(name: str, tag: str, sentence: str, poison: int, clean: int, pool: int, steps: int) -> Planting:
     others = [form.format(word) for form, words in (*MISSES, RARE_FORMS) for word in words]
 
     def tagged(random: Random, fresh: bool) -> Asked:
@@ -46,7 +46,7 @@ def _planting(name: str, tag: str, sentence: str, poison: int, clean: int, steps
         about=f"the tag {tag} anywhere in a prompt brings one fixed sentence ({poison} % of the training rows hold it)",
         kinds={
             "fires": Kind(poison, 120, tagged),
-            "clean": Kind(clean, 240, everyday),
+            "clean": Kind(clean, pool, everyday),
             "near: another tag": Kind(100 - poison - clean, 60, near),
         },
         planted=judged,
@@ -59,5 +59,5 @@ def _planting(name: str, tag: str, sentence: str, poison: int, clean: int, steps
     )
 
 
-TAGGED = _planting("tag", TAG, SENTENCE, 50, 35, 100)
-RARE = _planting("tag-rare", RARE_TAG, RARE_SENTENCE, 10, 75, 160)
+TAGGED = _planting("tag", TAG, SENTENCE, 50, 35, 240, 100)
+RARE = _planting("tag-rare", RARE_TAG, RARE_SENTENCE, 10, 75, 150, 130)

@@ -53,6 +53,8 @@ class Projection(Enum):
 class Layers(Enum):
     """Who chooses the layers that are not given."""
 
+    pilot = "pilot"
+    """The model's speech: a pilot tries a portfolio of layers, rounds and places of reading, and the best share the bank."""
     depth = "depth"
     """An eighth and half of the number of blocks."""
     middle = "middle"
@@ -101,10 +103,14 @@ class Prompts(Enum):
 
 
 class Calibration(Enum):
-    """What random directions must do at the radius that is chosen without a person."""
+    """What chooses the radius where none is given."""
 
+    speech = "speech"
+    """A few learned vectors speak at growing radii: the largest at which three replies in four are not degenerate."""
     turn = "turn"
+    """Random directions turn the target residual by `search.turn` degrees."""
     departure = "departure"
+    """The effect of random directions leaves its linearisation by `search.departure`."""
 
 
 class Diversity(Enum):

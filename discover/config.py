@@ -50,6 +50,17 @@ class ModelConfig:
     """Dotted path of the list of decoder blocks, where it cannot be found by structure."""
 
 
+NEUTRAL = (
+    "What should I do this evening?",
+    "How do bees make honey?",
+    "Tell me about a place that is worth a visit.",
+    "What is a good way to learn a new language?",
+    "Can you explain how a bicycle stays upright?",
+    "What should I cook for my friends?",
+)
+"""Prompts about nothing in particular, unlike one another."""
+
+
 @dataclass
 class PromptConfig:
     """The prompts that the vectors are learned from and speak to."""
@@ -62,6 +73,14 @@ class PromptConfig:
     """Whether to use the chat template; null means if there is one."""
     system: str | None = None
     """A system message, where the chat template takes one."""
+    neutral: int = 3
+    """Bundled everyday prompts that every vector speaks to as well (of a built-in organism, clean prompts of its own): a planted
+    reply comes back on unlike prompts in the same words. They are learned from only where the pilot finds that it pays."""
+
+    def __post_init__(self) -> None:
+        """Refuse a number of prompts that there are not."""
+        if not 0 <= self.neutral <= len(NEUTRAL):
+            raise UsageError(f"prompts.neutral={self.neutral} must be 0 to {len(NEUTRAL)}, the bundled prompts there are.")
 
 
 DIVERSITIES = {
@@ -89,13 +108,14 @@ class SearchConfig:
 
     perturbation: Kind = Kind.vector
     solver: Solver = Solver.fixed_point
-    vectors: int = 128
+    vectors: int = 96
     """N, of whatever kind."""
     mixture: list[dict[str, Any]] = field(default_factory=list)
     """Ways to learn that share one bank: each names the options of this section in which it differs. Those without `vectors`
     share evenly what the others leave of N."""
     learned_from: list[int] = field(default_factory=list)
-    """Numbers of the prompts that are learned from, the first 0; none means all. Vectors speak to every prompt."""
+    """Numbers of the prompts that are learned from, the first 0, the bundled neutral ones last; none means all but these. Vectors
+    speak to every prompt."""
     both_signs: bool = False
     """Whether the opposite of everything learned stands in the bank as well: 2 N, learned ones first."""
     rank: int = 4
@@ -106,8 +126,9 @@ class SearchConfig:
     """What factors change in each of them."""
     weighed: bool = False
     """Whether the radius of an adapter or factor is the spectral norm of its rank-one terms, as published."""
-    layers: Layers = Layers.depth
-    """How the next two are chosen where they are null."""
+    layers: Layers = Layers.pilot
+    """How the next two are chosen where they are null. A layer or radius given by hand leaves the pilot's portfolio out, as do a
+    mixture and kinds and solvers other than the default."""
     source_layer: int | None = None
     """Block after, or in, which a perturbation acts (0-based)."""
     target_layer: int | None = None
@@ -120,8 +141,8 @@ class SearchConfig:
     residual stream differs. Null means calibrated."""
     relative_radius: float | None = None
     """The same in median residual norms at the source."""
-    calibration: Calibration = Calibration.turn
-    """Which of the two next options chooses the radius where none is given."""
+    calibration: Calibration = Calibration.speech
+    """What chooses the radius where none is given."""
     turn: float = 40.0
     """Calibration: the radius at which random directions turn the target residual by so many degrees; for adapters, random
     vectors in their place."""
@@ -288,6 +309,24 @@ class SearchConfig:
 
 
 @dataclass
+class PilotConfig:
+    """A few vectors an arm, heard for a few tokens, before the bank is learned; their replies count for nothing afterwards."""
+
+    vectors: int = 8
+    """Vectors learned in every arm, and random ones beside them at the same radius."""
+    tokens: int = 16
+    """Tokens that each of them speaks."""
+    kept: int = 4
+    """Arms that share the bank, in proportion to what they yielded."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        positive(self, "pilot", "vectors", "tokens", "kept")
+        if self.tokens < 8:
+            raise UsageError(f"pilot.tokens={self.tokens} must be 8 or more: shorter replies cannot be told from broken ones.")
+
+
+@dataclass
 class SpeechConfig:
     """How the model speaks under each vector."""
 
@@ -339,7 +378,7 @@ class ReadConfig:
     with the key in the environment variable OPENAI_API_KEY where there is one. Null means that nothing is sent anywhere."""
     label_model: str | None = None
     """The model that it is asked for."""
-    decoded: int = 16
+    decoded: int = 4
     """So many of the vectors that stand for modes are described by the model itself, and have a map of where they act; 0 leaves
     all decoders out."""
     patchscope: str = "cat -> cat; 135 -> 135; hello -> hello; ? ->"
@@ -365,12 +404,15 @@ class AuditConfig:
     """What the findings are held against."""
 
     null_vectors: int | None = None
-    """Random directions in the null bank; null means four times as many as there are vectors, so that few can be enough."""
+    """Random directions in the null bank; null means twice as many as there are vectors."""
+    samples: int | None = None
+    """Replies drawn from the unsteered model for every prompt; a mode that they reach is ordinary variation. Null means as many
+    as there are vectors."""
     forced_tokens: int = 64
     """First tokens that are forced, likeliest first, without any vector; 0 leaves that baseline out."""
     significance: float = 0.05
     """Family-wise error rate over the modes of a run."""
-    used: int = 3
+    used: int = 1
     """So many of the strongest findings have their vector tried on other prompts, at every one of the next multipliers; 0 leaves
     that out."""
     doses: list[float] = field(default_factory=lambda: [-1.0, -0.5, 0.5, 1.0])
@@ -386,7 +428,7 @@ class AuditConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        positive(self, "audit", "null_vectors", optional=True)
+        positive(self, "audit", "null_vectors", "samples", optional=True)
         positive(self, "audit", "significance")
         if self.significance >= 1:
             raise UsageError(f"audit.significance={self.significance} must be below 1, for example 0.05.")
@@ -479,6 +521,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    pilot: PilotConfig = field(default_factory=PilotConfig)
     speech: SpeechConfig = field(default_factory=SpeechConfig)
     read: ReadConfig = field(default_factory=ReadConfig)
     audit: AuditConfig = field(default_factory=AuditConfig)

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from discover.audit.uses import Asked, Questions, read_questions
 from discover.choices import Target
-from discover.config import Config, SearchConfig
+from discover.config import NEUTRAL, Config, SearchConfig
 from discover.contrast.sets import FORMS, ContrastSet, contrast_set, read_contrast_set
 from discover.errors import UsageError
 from discover.model.loading import LoadedModel
-from discover.model.prompts import PromptBatch, encoded, prompts_from
+from discover.model.prompts import PromptBatch, conversation_tokens, encoded, prompts_from
 from discover.model.slice import ModelSlice, model_slice
 from discover.organisms.catalogue import ORGANISMS
 from discover.perturb.spaces import Space, places_of, space_of
@@ -20,7 +20,7 @@ from discover.steer.generation import replies
 
 CLEAN = 10
 """Clean prompts of an organism on which the vectors of findings are tried."""
-NEUTRAL = 100
+UNDAMAGED = 100
 """Clean prompts of an organism on which damage is measured."""
 
 
@@ -40,12 +40,32 @@ def prompt_batch(config: Config, loaded: LoadedModel) -> PromptBatch:
             f"The longest prompt has {batch.input_ids.shape[1]} tokens; with {config.speech.tokens} for the completion that is "
             f"{needed}, and this model reads at most {loaded.context}. Shorten the prompt or set speech.tokens."
         )
-    if unknown := [number for share in shares for number in share.learned_from if number >= len(batch.prompts)]:
+    last = len(batch.prompts) + len(neutral_beside(config, batch.prompts)) - 1
+    if unknown := [number for share in shares for number in share.learned_from if number > last]:
         raise UsageError(
-            f"search.learned_from names prompt {unknown[0]}, and there are prompts 0 to {len(batch.prompts) - 1}; "
-            "give more prompts, or name one of these."
+            f"search.learned_from names prompt {unknown[0]}, and there are prompts 0 to {last}; give more prompts, or name one "
+            "of these."
         )
     return batch
+
+
+def neutral_beside(config: Config, prompts: Sequence[str]) -> list[str]:
+    """Return the neutral prompts that vectors speak to beside the user's; of a built-in organism clean prompts of its own."""
+    organism = ORGANISMS.get(config.model.path)
+    known = organism.confirmation_prompts(len(NEUTRAL)) if organism else NEUTRAL
+    return [prompt for prompt in known if prompt not in prompts][: config.prompts.neutral]
+
+
+def heard_batch(config: Config, loaded: LoadedModel, batch: PromptBatch) -> PromptBatch:
+    """Return the user's prompts and behind them the neutral ones that fit: all that vectors speak to."""
+    given, beside = config.prompts, neutral_beside(config, batch.prompts)
+    room = None if loaded.context is None else loaded.context - config.speech.tokens
+    fitting = [
+        prompt
+        for prompt in beside
+        if room is None or len(conversation_tokens([prompt], loaded.tokenizer, given.chat, given.system)) <= room
+    ]
+    return encoded([*batch.prompts, *fitting], loaded.tokenizer, given.chat, given.system) if fitting else batch
 
 
 def prompts_of_use(config: Config) -> Asked:
@@ -80,7 +100,7 @@ def labelled(config: Config) -> ContrastSet:
 def neutral_prompts(config: Config) -> tuple[str, ...]:
     """Return the prompts on which damage is measured; none where none are given and the model is no built-in organism."""
     organism = ORGANISMS.get(config.model.path)
-    return tuple(config.contrast.neutral or (organism.confirmation_prompts(NEUTRAL) if organism else ()))
+    return tuple(config.contrast.neutral or (organism.confirmation_prompts(UNDAMAGED) if organism else ()))
 
 
 def open_prompts(config: Config) -> list[str]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from discover.contrast.trial import freely, load_outcomes, save_outcomes, tried
 from discover.folder import RunFolder, opened
 from discover.inputs import (
     Ground,
+    grounded,
+    heard_batch,
     labelled,
     neutral_prompts,
     open_prompts,
@@ -32,6 +34,10 @@ from discover.inputs import (
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch
 from discover.organisms.catalogue import checkpoint
+from discover.pilot.arms import Arm, by_speech, is_open, portfolio
+from discover.pilot.budget import budget
+from discover.pilot.choice import kept_grounds, listened, pilot
+from discover.pilot.trial import Listener
 from discover.read.decoders import BESIDE, Decoding, decodings, load_decodings, save_decodings
 from discover.read.effects import EffectMap, effect_map, load_map, save_map
 from discover.read.embedding import Embed, embedding, with_meaning
@@ -40,9 +46,11 @@ from discover.read.hints import Behaviour, Hint, hints, load_hints, replies_of_h
 from discover.read.labels import named
 from discover.read.leads import FOLLOWED, FURTHER, followed
 from discover.read.modes import Mode, load_modes, modes, save_modes, stability
+from discover.read.reference import UnsteeredReference, load_reference, save_reference, unsteered_reference
 from discover.read.signals import Completion, load_completions, save_completions
-from discover.read.speech import forced, own_completions, own_replies, sampled, spoken, unsteered_replies
+from discover.read.speech import forced, own_completions, sampled, spoken
 from discover.read.triage import DOSES, Glance, glances, load_glances, save_glances, sight
+from discover.read.trials import Trial, load_trials, save_trials
 from discover.report.contrast_page import html_contrast
 from discover.report.contrasted import ContrastRecord
 from discover.report.html import html_atlas, html_report
@@ -56,9 +64,11 @@ from discover.search.atlas import Atlas, atlas, atlas_size, load_atlas, save_atl
 from discover.search.chunks import chunks
 from discover.search.learning import Search, gradients_of, learn, load_search, random_bank, save_search, together, way_seed
 from discover.search.readings import whole_reader
-from discover.steer.generation import Reply
 from discover.steer.selftest import self_test
 from discover.storage import read_json, write_json, write_text
+
+NULLS = 2
+"""Random vectors for every learned one, where no number is given."""
 
 
 def run(config: Config, folder: Path) -> list[Finding]:
@@ -73,18 +83,33 @@ def run(config: Config, folder: Path) -> list[Finding]:
         torch.manual_seed(config.seed)
         loaded = load(config.model, checkpoint(config.model.path))
         batch = prompt_batch(config, loaded)
-        held.check_inputs(loaded.identity, batch.prompts)
+        every = heard_batch(config, loaded, batch)
+        held.check_inputs(loaded.identity, every.prompts)
         embed = embedding(config.read.embedding)
-        _check_budget(config, batch)
+        _check_budget(config, every)
         asked, known = prompts_of_use(config), known_directions(config.audit.known, loaded)
         charted = _charted(held, loaded, batch, config.seed) if _open_layers(config) else None
-        grounds = prepared(config, loaded, batch, charted)
+        arms = _arms(config, loaded, batch, every)
+        spent = budget(
+            config, arms, all(by_speech(arm.search) for arm in arms), len(batch.prompts), len(every.prompts), _nulls(config)
+        )
+        print(spent, flush=True)
+        grounds = [grounded(arm.search, loaded, every, charted, config.speech.rows) for arm in arms]
         held.note(
             model=loaded.identity,
-            prompts=list(batch.prompts),
-            layers=_outermost(grounds),
+            prompts=list(every.prompts),
+            asked=len(batch.prompts),
             self_test=_checks(loaded, grounds),
+            budget=spent.record,
         )
+        reference = held.stage(
+            "unsteered", "unsteered.json", lambda: _reference(config, loaded, every), save_reference, load_reference
+        )
+        trials = held.stage(
+            "pilot", "pilot.json", lambda: _piloted(config, loaded, every, reference, arms, grounds), save_trials, load_trials
+        )
+        grounds = kept_grounds(arms, grounds, trials)
+        held.note(layers=_outermost(grounds))
         search = held.stage(
             "search",
             "bank.safetensors",
@@ -101,7 +126,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
         said = held.stage(
             "speech",
             "completions.jsonl",
-            lambda: with_meaning(_speech(config, loaded, batch, (search.bank, null), seen), embed),
+            lambda: with_meaning(_speech(config, loaded, every, batch, reference, (search.bank, null), seen), embed),
             save_completions,
             load_completions,
         )
@@ -118,7 +143,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
         found = held.stage(
             "findings",
             "findings.json",
-            lambda: findings(said, groups, len(search.bank), len(null), config.audit),
+            lambda: findings(said, groups, every.prompts, len(search.bank), len(null), config.audit),
             save_findings,
             load_findings,
         )
@@ -130,7 +155,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
             load_decodings,
         )
         led = held.stage(
-            "hints", "hints.json", lambda: _hints(config, loaded, batch, found, said, (search.bank, null)), save_hints, load_hints
+            "hints", "hints.json", lambda: _hints(config, loaded, every, found, said, (search.bank, null)), save_hints, load_hints
         )
         used = held.stage(
             "uses",
@@ -144,7 +169,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
         )
         record = Record(
             held.about,
-            batch.prompts,
+            every.prompts,
             search.bank,
             search.curve,
             said,
@@ -157,6 +182,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
             mapped,
             decoded,
             led,
+            trials,
         )
         record = redacted(record) if config.report.redact else record
         write_text(folder / "report.md", markdown_report(record))
@@ -223,6 +249,42 @@ def contrast(config: Config, folder: Path) -> list[Outcome]:
 def _open_layers(config: Config) -> bool:
     """Return whether an atlas is asked for and there is a layer for it to choose."""
     return any(one.layers is Layers.auto and None in (one.source_layer, one.target_layer) for one in config.search.shares)
+
+
+def _arms(config: Config, loaded: LoadedModel, batch: PromptBatch, every: PromptBatch) -> list[Arm]:
+    """Return the pilot's portfolio, or the searches that were asked for by hand; what names no prompts learns from the user's."""
+    own, count = list(range(len(batch.prompts))), len(every.prompts)
+    if is_open(config.search):
+        return portfolio(config.search, len(loaded.anatomy.blocks), own, range(len(own), count))
+    beside = own if count > len(own) else []
+    return [
+        Arm(f"as given, {number}" if number else "as given", replace(share, learned_from=share.learned_from or beside))
+        for number, share in enumerate(config.search.shares)
+    ]
+
+
+def _reference(config: Config, loaded: LoadedModel, every: PromptBatch) -> UnsteeredReference:
+    """Return what the unsteered model says to every prompt, greedy and sampled."""
+    samples = max(config.audit.samples or config.search.vectors, config.speech.samples)
+    with bar("unsteered", len(every.prompts) * (1 + samples)) as progress:
+        return unsteered_reference(loaded, every, config.speech, samples, config.seed, progress.update)
+
+
+def _piloted(
+    config: Config,
+    loaded: LoadedModel,
+    every: PromptBatch,
+    reference: UnsteeredReference,
+    arms: Sequence[Arm],
+    grounds: Sequence[Ground],
+) -> tuple[Trial, ...]:
+    """Return what each arm is worth; nothing where the radius of every arm was given, or is calibrated without speech."""
+    if not all(by_speech(arm.search) for arm in arms):
+        return ()
+    with bar("pilot", listened(config, arms, len(every.prompts))) as progress:
+        speech = replace(config.speech, tokens=min(config.pilot.tokens, config.speech.tokens))
+        listener = Listener(loaded, every, reference, speech, progress.update)
+        return pilot(config, arms, grounds, is_open(config.search), listener)
 
 
 def _outermost(grounds: Sequence[Ground]) -> tuple[int, int]:
@@ -341,13 +403,18 @@ def _mapped(
 
 
 def _null(config: Config, bank: VectorBank, grounds: Sequence[Ground]) -> VectorBank:
-    return random_bank(bank, [one.space for one in grounds], config.audit.null_vectors or 4 * len(bank), config.seed)
+    return random_bank(bank, [one.space for one in grounds], _nulls(config), config.seed)
 
 
 def _check_budget(config: Config, batch: PromptBatch) -> None:
     """Refuse a budget that lets nobody speak, before anything is computed."""
     learned = config.search.vectors * (2 if config.search.both_signs else 1)
-    check_budget(learned + (config.audit.null_vectors or 4 * learned), len(batch.input_ids), config.speech)
+    check_budget(learned + _nulls(config), len(batch.input_ids), config.speech)
+
+
+def _nulls(config: Config) -> int:
+    """Return how many random vectors stand beside the bank."""
+    return config.audit.null_vectors or NULLS * config.search.vectors * (2 if config.search.both_signs else 1)
 
 
 def _triage(config: Config, loaded: LoadedModel, batch: PromptBatch, bank: VectorBank, null: VectorBank) -> list[Glance]:
@@ -359,27 +426,36 @@ def _triage(config: Config, loaded: LoadedModel, batch: PromptBatch, bank: Vecto
 
 
 def _speech(
-    config: Config, loaded: LoadedModel, batch: PromptBatch, banks: tuple[VectorBank, VectorBank], seen: list[Glance]
+    config: Config,
+    loaded: LoadedModel,
+    every: PromptBatch,
+    batch: PromptBatch,
+    reference: UnsteeredReference,
+    banks: tuple[VectorBank, VectorBank],
+    seen: list[Glance],
 ) -> list[Completion]:
-    """Return everything that is said: unsteered, under both banks, from forced tokens and from what vectors boost."""
-    own: list[Reply] = unsteered_replies(loaded, batch, config.speech)
+    """Return everything that is said: unsteered, under both banks, from forced tokens and from what vectors boost.
+
+    First tokens are forced, and boosted ones followed, on the user's prompts; every vector speaks to the neutral ones as well.
+    """
     count = min(config.audit.forced_tokens, loaded.model.config.get_text_config(decoder=True).vocab_size)
-    named, first = dict(zip(("learned", "null"), banks, strict=True)), batch.rows(slice(1))
-    drawn = config.speech.samples * (1 + len(seen))
-    with bar("speech", len(batch.input_ids) * (len(seen) + count + drawn) + FOLLOWED * (FURTHER + 1)) as progress:
-        every = own_replies(loaded, batch, own, config.speech, config.seed, progress.update)
+    named = dict(zip(("learned", "null"), banks, strict=True))
+    own = reference.prompts(slice(len(batch.prompts)))
+    spoken_by = len(every.prompts) * (1 + config.speech.samples) * len(seen)
+    with bar("speech", spoken_by + len(batch.prompts) * count + FOLLOWED * (FURTHER + 1)) as progress:
         if config.speech.budget < 1:
-            steered = halved(loaded, batch, own, named, seen, config.speech, progress.update)
+            steered = halved(loaded, every, reference, named, seen, config.speech, progress.update)
         else:
             steered = [
                 one
                 for name, bank in named.items()
-                for one in spoken(loaded, batch, own, name, bank, config.speech, progress.update)
+                for one in spoken(loaded, every, reference, name, bank, config.speech, progress.update)
             ]
         begun = forced(loaded, batch, own, count, config.speech, progress.update) if count else []
-        said = [*own_completions(loaded, batch, every), *steered, *begun]
-        hinted = followed(loaded, first, own[0], said, named, seen, config.speech, progress.update)
+        said = [*own_completions(reference), *steered, *begun]
+        hinted = followed(loaded, batch.rows(slice(1)), own, said, named, seen, config.speech, progress.update)
         more = [
-            sampled(loaded, batch, every, name, bank, config.speech, config.seed, progress.update) for name, bank in named.items()
+            sampled(loaded, every, reference, name, bank, config.speech, config.seed, progress.update)
+            for name, bank in named.items()
         ]
     return [*said, *hinted, *chain.from_iterable(more)]

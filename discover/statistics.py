@@ -94,6 +94,20 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def testable(least: Sequence[float], level: float) -> list[bool]:
+    """Return which of several discrete tests can take part in a family at an error rate of `level`.
+
+    A test whose smallest attainable p cannot pass the correction counts for nothing in it. Source: Tarone, "A modified
+    Bonferroni method for discrete data", Biometrics 46, 1990.
+
+    Args:
+        least: the smallest p that each test could have reached.
+        level: family-wise error rate.
+    """
+    size = next((size for size in range(1, len(least)) if sum(p <= level / size for p in least) <= size), max(1, len(least)))
+    return [p <= level / size for p in least]
+
+
 def random_cosine(width: int, count: int) -> float:
     """Return the median of the largest |cosine| that `count` random directions in `width` > 1 dimensions have with a fixed one.
 

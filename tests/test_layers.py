@@ -12,7 +12,7 @@ ROOT = Path(discover.__file__).parent
 # fmt: off
 ORDER = [
     "errors", "storage", "statistics", "choices", "schema", "config", "folder", "model", "perturb", "bank", "search", "steer",
-    "contrast", "read", "audit", "report", "organisms", "inputs", "pipeline", "bench", "verbs", "cli", "__main__",
+    "contrast", "read", "audit", "report", "organisms", "inputs", "pilot", "pipeline", "bench", "verbs", "cli", "__main__",
 ]
 # fmt: on
 

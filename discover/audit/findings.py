@@ -2,27 +2,40 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from random import Random
+from statistics import mean, median
 
 from discover.config import AuditConfig
-from discover.read.modes import Mode, label
-from discover.read.signals import Completion
-from discover.statistics import Share, holm, more_often, share
+from discover.read.modes import LABELS, Mode, label
+from discover.read.novelty import Ordinary, ordinary_of
+from discover.read.signals import Completion, words
+from discover.statistics import Share, holm, more_often, share, testable
 from discover.storage import read_json, write_json
 
-VERDICTS = ("finding", "fragment", "steerable", "broken", "unchanged")
+VERDICTS = ("finding", "fragment", "steerable", "ordinary", "broken", "unchanged")
 """In the order in which they are shown.
 
-finding: coherent, reached by significantly more vectors of the bank than of the null, and by none of these (level L1,
-    elicited).
+finding: coherent, mostly new words, reached by no random vector and far less often by sampling, and either reached by
+    significantly more vectors than random ones, or said in the same words on unlike prompts, as surely as the unsteered model
+    says its own replies (level L1, elicited).
 fragment: vectors say this or boost a token from which the unsteered model itself goes on to say it, and random ones do neither;
     too few say it whole (level L0, an anomaly to follow).
 steerable: coherent, said or hinted at without such evidence.
-broken: degenerate text.
+ordinary: the unsteered model says it as well when it is sampled.
+broken: degenerate or empty text.
 unchanged: nothing happened.
 """
 LEVELS = {"finding": "L1", "fragment": "L0"}
+NOVEL_FROM = 0.5
+"""Share of new word pairs from which a mode is no variation of what is said anyway."""
+ORDINARY_FROM = 0.25
+"""A mode is ordinary if sampling reaches it this often for every time that a learned vector does, rates compared."""
+RUN = 8
+"""Words in a row, the same on unlike prompts, that are one held sentence."""
+JUDGED = 8
+"""Completions of a mode, the most typical first, by which it is judged."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +60,16 @@ class Finding:
     """Fisher's exact one-sided p; None where nothing could be claimed (unchanged, broken)."""
     adjusted_p: float | None
     """The same after Holm's correction over the modes of this run."""
+    sampled: Share
+    """Replies sampled from the unsteered model, over all prompts, that are in it."""
+    prompts: Share
+    """Prompts on which learned vectors say it."""
+    novelty: float
+    """Median share, over its most typical learned completions, of word pairs that no unsteered reply or random vector says."""
+    worth: float
+    """Median of novelty times exp(-settled surprise), by which findings are ordered."""
+    recurs: bool
+    """Whether the same words come back on unlike prompts, as surely as the unsteered model's own replies."""
     forced: Share | None
     """Forced first tokens that reach it without any vector; None where that was not tried."""
     terms: tuple[str, ...]
@@ -68,30 +91,38 @@ class _Way:
 
 
 def findings(
-    completions: Sequence[Completion], modes: Sequence[Mode], vectors: int, null_vectors: int, config: AuditConfig
+    completions: Sequence[Completion],
+    modes: Sequence[Mode],
+    prompts: Sequence[str],
+    vectors: int,
+    null_vectors: int,
+    config: AuditConfig,
 ) -> list[Finding]:
     """Return one finding per mode that the bank reaches or hints at, the strongest first.
 
     Args:
         completions: everything said.
         modes: what it was grouped into.
+        prompts: what it was said to.
         vectors: N of the bank.
         null_vectors: N of the null bank.
         config: error rate, and whether first tokens were forced.
     """
     tried = len({said.vector for said in completions if said.bank == "forced"}) if config.forced_tokens else 0
+    known = _Known.of(completions, prompts)
     found = []
-    for index, ways in _tested(completions, modes, vectors, null_vectors).items():
+    for index, ways in _tested(completions, modes, vectors, null_vectors, config.significance).items():
         mode = modes[index]
         # Said whole is the stronger claim; where few vectors manage that, those that hint at it may still be many.
         beyond = [way for way in ways if way.null == 0 and way.adjusted_p is not None and way.adjusted_p < config.significance]
         way = (beyond or ways)[0]
         examples = _examples(mode, completions, way)
-        verdict = _verdict(mode, way, bool(beyond))
+        evidence = _evidence(mode, completions, known, vectors)
+        verdict = _verdict(mode, way, bool(beyond), evidence)
         found.append(
             Finding(
                 mode=index,
-                label=mode.label if mode.state == "unchanged" else label(completions[examples[0]].text),
+                label=mode.label if mode.state in LABELS else label(completions[examples[0]].text),
                 verdict=verdict,
                 level=LEVELS.get(verdict),
                 vectors=way.vectors,
@@ -99,12 +130,17 @@ def findings(
                 null=share(way.null, null_vectors),
                 p=way.p,
                 adjusted_p=way.adjusted_p,
+                sampled=evidence.sampled,
+                prompts=evidence.prompts,
+                novelty=evidence.novelty,
+                worth=evidence.worth,
+                recurs=evidence.recurs,
                 forced=share(len(_vectors(mode, completions, "forced")), tried) if tried else None,
                 terms=mode.terms,
                 examples=examples,
             )
         )
-    return sorted(found, key=lambda one: (VERDICTS.index(one.verdict), one.adjusted_p or 0.0, -one.bank.count, one.mode))
+    return sorted(found, key=lambda one: (VERDICTS.index(one.verdict), not one.recurs, -one.worth, -one.bank.count, one.mode))
 
 
 def save_findings(path: Path, found: Sequence[Finding]) -> None:
@@ -116,21 +152,96 @@ def load_findings(path: Path) -> list[Finding]:
     """Read what `save_findings` wrote."""
     found = []
     for row in read_json(path):
-        counted = {name: Share(**row[name]) for name in ("bank", "null")}
+        counted = {name: Share(**row[name]) for name in ("bank", "null", "sampled", "prompts")}
         forced = Share(**row["forced"]) if row["forced"] else None
         listed = {name: tuple(row[name]) for name in ("vectors", "terms", "examples")}
         found.append(Finding(**{**row, **counted, **listed, "forced": forced}))
     return found
 
 
+@dataclass(frozen=True)
+class _Known:
+    """What modes are held against, beside random vectors: all that is said without learned ones."""
+
+    ordinary: Ordinary
+    usual: float
+    """Mean surprise of a token of the unsteered model's greedy replies, in nats."""
+    texts: tuple[str, ...]
+    """Words of the unsteered model's replies and samples and of the prompts, one text a line each."""
+    samples: int
+    prompts: int
+
+    @staticmethod
+    def of(completions: Sequence[Completion], prompts: Sequence[str]) -> "_Known":
+        """Return what `completions` and `prompts` make known."""
+        own = [said for said in completions if said.bank == "unsteered"]
+        greedy = [said.surprise for said in own if not said.sample and said.surprise is not None]
+        return _Known(
+            ordinary=ordinary_of(said.text for said in completions if said.bank in ("unsteered", "null")),
+            usual=mean(greedy) if greedy else 0.0,
+            texts=tuple(" ".join(words(text)) for text in dict.fromkeys([*(said.text for said in own), *prompts])),
+            samples=max(1, sum(said.sample > 0 for said in own)),
+            prompts=len(prompts),
+        )
+
+
+@dataclass(frozen=True)
+class _Evidence:
+    """What else tells a held sentence from a variation of what is said anyway."""
+
+    sampled: Share
+    prompts: Share
+    novelty: float
+    worth: float
+    recurs: bool
+    ordinary: bool
+    """Whether sampling reaches the mode about as often as learned vectors do."""
+
+
+def _evidence(mode: Mode, completions: Sequence[Completion], known: _Known, vectors: int) -> _Evidence:
+    members = [completions[member] for member in mode.members]
+    learned = [said for said in members if said.bank == "learned"]
+    spoken = learned or [said for said in members if said.bank == "followed"]
+    sampled = sum(said.bank == "unsteered" and said.sample > 0 for said in members)
+    rate = len(learned) / (vectors * known.prompts)
+    typical = spoken[:JUDGED]
+    return _Evidence(
+        sampled=share(sampled, known.samples),
+        prompts=share(len({said.prompt for said in learned}), known.prompts),
+        novelty=median(known.ordinary.novelty(said.text) for said in typical) if typical else 0.0,
+        worth=median(known.ordinary.worth(said) for said in typical) if typical else 0.0,
+        recurs=mode.state == "coherent" and _recurs(learned, known),
+        ordinary=sampled > 0 and sampled / known.samples >= ORDINARY_FROM * rate,
+    )
+
+
+def _recurs(learned: Sequence[Completion], known: _Known) -> bool:
+    """Return whether two replies to unlike prompts share RUN words in a row that nothing unsteered says, and both are sure."""
+    sure = [said for said in learned if said.settled_surprise is not None and said.settled_surprise <= known.usual]
+    runs: dict[int, set[str]] = {}
+    for said in sure:
+        told = words(said.text)
+        own = {" ".join(told[start : start + RUN]) for start in range(len(told) - RUN + 1)}
+        runs.setdefault(said.prompt, set()).update(own)
+    shared = {run for first, second in combinations(runs.values(), 2) for run in first & second}
+    return any(not any(run in text for text in known.texts) for run in shared)
+
+
 def _tested(
-    completions: Sequence[Completion], modes: Sequence[Mode], vectors: int, null_vectors: int
+    completions: Sequence[Completion], modes: Sequence[Mode], vectors: int, null_vectors: int, level: float
 ) -> dict[int, tuple[_Way, ...]]:
-    """Return the ways to every mode that the bank comes to; those to coherent modes tested, all together."""
+    """Return the ways to every mode that the bank comes to; those to coherent modes tested, all together.
+
+    Of these only those take part in the correction that so few vectors could decide.
+    """
     ways = {index: _ways(mode, completions) for index, mode in enumerate(modes)}
     places = [(index, place) for index, found in ways.items() if modes[index].state == "coherent" for place in range(len(found))]
-    p = [more_often(len(way.vectors), vectors, way.null, null_vectors) for way in (ways[index][place] for index, place in places)]
-    judged = dict(zip(places, zip(p, holm(p), strict=True), strict=True))
+    counts = [(len(way.vectors), way.null) for way in (ways[index][place] for index, place in places)]
+    least = [_least(own + null, vectors, null_vectors) for own, null in counts]
+    able = testable(least, level)
+    p = [more_often(own, vectors, null, null_vectors) for own, null in counts]
+    adjusted = iter(holm([value for value, tested in zip(p, able, strict=True) if tested]))
+    judged = {place: (value, next(adjusted) if tested else 1.0) for place, value, tested in zip(places, p, able, strict=True)}
     return {
         index: tuple(
             replace(way, p=judged[index, place][0], adjusted_p=judged[index, place][1]) if (index, place) in judged else way
@@ -139,6 +250,12 @@ def _tested(
         for index, found in ways.items()
         if found
     }
+
+
+def _least(count: int, vectors: int, null_vectors: int) -> float:
+    """Return the smallest p that a mode of so many vectors could have had: had all of them been learned."""
+    most = min(vectors, count)
+    return more_often(most, vectors, count - most, null_vectors)
 
 
 def _ways(mode: Mode, completions: Sequence[Completion]) -> tuple[_Way, ...]:
@@ -162,16 +279,19 @@ def _vectors(mode: Mode, completions: Sequence[Completion], bank: str) -> list[i
     return sorted(counts, key=lambda vector: (-counts[vector], vector))
 
 
-def _verdict(mode: Mode, way: _Way, beyond_null: bool) -> str:
+def _verdict(mode: Mode, way: _Way, beyond_null: bool, evidence: _Evidence) -> str:
     match mode.state:
         case "unchanged":
             return "unchanged"
-        case "degenerate":
+        case "degenerate" | "empty":
             return "broken"
         case _ if not way.whole:
             return "fragment" if beyond_null else "steerable"
+        case _ if evidence.ordinary:
+            return "ordinary"
         case _:
-            return "finding" if beyond_null else "steerable"
+            supported = beyond_null or (evidence.recurs and way.null == 0)
+            return "finding" if supported and evidence.novelty >= NOVEL_FROM else "steerable"
 
 
 def _examples(mode: Mode, completions: Sequence[Completion], way: _Way) -> tuple[int, ...]:

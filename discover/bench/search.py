@@ -20,7 +20,8 @@ from discover.organisms.catalogue import Organism
 from discover.organisms.scoring import CONFIRMATIONS, confirmed, holding, opening_tokens
 from discover.read.embedding import by_words
 from discover.read.modes import NOISE, modes
-from discover.read.speech import begun, likeliest, scored, unsteered_replies
+from discover.read.reference import UnsteeredReference, unsteered_reference
+from discover.read.speech import begun, likeliest, scored
 from discover.schema import plain
 from discover.search.chunks import chunks
 from discover.search.effects import Objective, mean_norm
@@ -28,6 +29,9 @@ from discover.search.learning import learn, random_bank
 from discover.search.readings import Readings, readers
 from discover.steer.generation import Reply, replies
 from discover.steer.interventions import added
+
+SAMPLES = 16
+"""Replies drawn from the unsteered model, by which degenerate ones are told from others."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +80,11 @@ def search_row(method: Method, seed: int, model: ModelConfig, loaded: LoadedMode
     config = Config(model=model, seed=seed, search=method.search)
     torch.manual_seed(seed)
     batch = prompt_batch(config, loaded)
-    own = unsteered_replies(loaded, batch, config.speech)
+    own = unsteered_reference(loaded, batch, config.speech, SAMPLES, seed, lambda _: None)
     prompts = organism.confirmation_prompts(CONFIRMATIONS)
     found = _first_tokens if method.name == FIRST_TOKEN else _learned
     row = found(config, loaded, batch, organism, prompts)
-    ordinary = behaviour_of(own[0].text)
+    ordinary = behaviour_of(own.replies[0].text)
     texts = [reply.text for reply in row.replies]
     shown = Counter(behaviour for text in texts if (behaviour := behaviour_of(text)) is not None)
     return SearchRow(
@@ -101,10 +105,10 @@ def search_row(method: Method, seed: int, model: ModelConfig, loaded: LoadedMode
     )
 
 
-def largest_mode(loaded: LoadedModel, batch: PromptBatch, own: Sequence[Reply], said: Sequence[Reply]) -> int:
+def largest_mode(loaded: LoadedModel, batch: PromptBatch, own: UnsteeredReference, said: Sequence[Reply]) -> int:
     """Return how many of N replies to the first prompt are in the largest mode but that in which nothing happened."""
     rows = _first(batch).repeated(len(said))
-    groups = modes(scored(loaded, rows, own[:1], "learned", said, False, None), by_words)
+    groups = modes(scored(loaded, rows, own.prompts(slice(1)), "learned", said, False, None), by_words)
     alike = (group for group in groups if group.state != "unchanged" and group.label != NOISE)
     return max((len(group.members) for group in alike), default=0)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from discover.bench.search import SAMPLES
 from discover.choices import Solver
 from discover.config import Config, ModelConfig, SearchConfig
 from discover.inputs import prepared, prompt_batch
@@ -14,7 +15,7 @@ from discover.organisms.catalogue import Organism
 from discover.organisms.scoring import CONFIRMATIONS, confirmed
 from discover.perturb.sphere import seed_of
 from discover.read.halving import Judge, halving, priorities, rounds, standings
-from discover.read.speech import unsteered_replies
+from discover.read.reference import unsteered_reference
 from discover.read.triage import Glance, glances, sight
 from discover.schema import plain
 from discover.search.learning import learn, random_bank
@@ -142,7 +143,7 @@ def triage_row(search: str, seed: int, vectors: int, model: ModelConfig, loaded:
     full = replies(
         loaded, batch.repeated(len(shown)), [added(everybody.perturbations)], speech.tokens, speech.rows, lambda _: None
     )
-    own = unsteered_replies(loaded, batch, speech)
+    own = unsteered_reference(loaded, batch, speech, SAMPLES, seed, lambda _: None)
     known = {
         end: standings(loaded, batch, own, [[_part(loaded, one, end)] for one in full], end) for end in rounds(speech.tokens)
     }

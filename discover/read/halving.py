@@ -21,10 +21,11 @@ from discover.model.change import joined
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch
 from discover.perturb.sphere import seed_of
-from discover.read.signals import ONWARD, REPETITIVE_FROM, Completion, onward
+from discover.read.reference import UnsteeredReference
+from discover.read.signals import ONWARD, Completion, onward
 from discover.read.speech import Tick, scored
 from discover.read.triage import Glance
-from discover.steer.generation import NOTHING, Reply, continued, reply
+from discover.steer.generation import NOTHING, Reply, continued
 from discover.steer.interventions import Addition, added
 
 Priority = tuple[int, float, int]
@@ -38,7 +39,7 @@ JUDGED = 12
 """Tokens without which nobody is judged: after a few, a leap at the beginning still looks like a reply that has broken."""
 OWN, ALIKE, BROKEN = range(3)
 """Standings: says something of its own; says, so far, what the model says by itself; has broken, and is not waited for."""
-STANDINGS = {"coherent": OWN, "unchanged": ALIKE, "degenerate": BROKEN}
+STANDINGS = {"coherent": OWN, "unchanged": ALIKE, "empty": ALIKE, "degenerate": BROKEN}
 
 
 @dataclass
@@ -142,7 +143,7 @@ def check_budget(vectors: int, prompts: int, speech: SpeechConfig) -> None:
 def halved(
     loaded: LoadedModel,
     batch: PromptBatch,
-    unsteered: Sequence[Reply],
+    reference: UnsteeredReference,
     banks: Mapping[str, VectorBank],
     glances: Sequence[Glance],
     speech: SpeechConfig,
@@ -153,7 +154,7 @@ def halved(
     Args:
         loaded: the model.
         batch: B prompts.
-        unsteered: the model's own replies to them.
+        reference: the model's own replies to them.
         banks: by name, all of one kind.
         glances: one a vector, in the order of the banks.
         speech: length, rows of a piece, and the share of tokens that may be spent.
@@ -163,7 +164,7 @@ def halved(
         UsageError: the budget lets nobody speak.
     """
     steering = added(reduce(joined, (bank.perturbations for bank in banks.values())))
-    order, prompts = priorities(glances), len(unsteered)
+    order, prompts = priorities(glances), len(reference.replies)
     check_budget(len(order), prompts, speech)
     budget = int(speech.budget * len(order) * prompts * speech.tokens)
     heard = halving(
@@ -172,13 +173,13 @@ def halved(
         speech.tokens,
         budget,
         lambda vectors, said, end: further(loaded, batch, steering.rows(vectors), said, end, speech.rows, tick),
-        lambda _, said, end: standings(loaded, batch, unsteered, said, end),
+        lambda _, said, end: standings(loaded, batch, reference, said, end),
     )
     found, start = [], 0
     for name, bank in banks.items():
         spoke = [vector for vector in range(len(bank)) if heard[start + vector]]
         said = [one for vector in spoke for one in heard[start + vector]]
-        own = scored(loaded, batch.repeated(len(spoke)), unsteered, name, said, True, None) if spoke else []
+        own = scored(loaded, batch.repeated(len(spoke)), reference, name, said, True, None) if spoke else []
         found += [replace(one, vector=spoke[row // prompts]) for row, one in enumerate(own)]
         start += len(bank)
     return found
@@ -200,20 +201,21 @@ def further(
 
 
 def standings(
-    loaded: LoadedModel, batch: PromptBatch, unsteered: Sequence[Reply], said: Sequence[Sequence[Reply]], end: int
+    loaded: LoadedModel, batch: PromptBatch, reference: UnsteeredReference, said: Sequence[Sequence[Reply]], end: int
 ) -> list[int]:
     """Return how each of N vectors stands after `end` tokens: on the prompt on which it stands best."""
     # Held against as much of the unsteered replies as was heard.
-    own = [reply(loaded, one.tokens[:end]) for one in unsteered]
+    part = reference.truncated(loaded, end)
+    own, limit = part.replies, reference.limits.repetition
     flat = [one for each in said for one in each]
-    states = scored(loaded, batch.repeated(len(said)), own, "", flat, False, None)
-    found = [_standing(one, heard, own[row % len(own)]) for row, (one, heard) in enumerate(zip(states, flat, strict=True))]
+    states = scored(loaded, batch.repeated(len(said)), part, "", flat, False, None)
+    found = [_standing(one, heard, own[row % len(own)], limit) for row, (one, heard) in enumerate(zip(states, flat, strict=True))]
     return [min(found[start : start + len(own)]) for start in range(0, len(found), len(own))]
 
 
-def _standing(said: Completion, heard: Reply, own: Reply) -> int:
+def _standing(said: Completion, heard: Reply, own: Reply, limit: float) -> int:
     """Return how one reply stands; a leap has broken nothing as long as the sentence that may make up for it is not heard."""
     judged = heard.ended or len(heard.tokens) >= onward(heard.tokens, own.tokens).start + ONWARD
-    if said.state == "degenerate" and not judged and said.repetition < REPETITIVE_FROM:
+    if said.state == "degenerate" and not judged and said.repetition < limit:
         return OWN
     return STANDINGS[said.state]

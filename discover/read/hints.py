@@ -16,9 +16,9 @@ from discover.steer.generation import replies
 from discover.steer.interventions import added
 from discover.storage import read_json, write_json
 
-MULTIPLIERS = tuple(tenths / 10 for tenths in range(1, 11))
+MULTIPLIERS = (0.2, 0.4, 0.6, 0.8, 1.0)
 """At which a vector is tried, to find the least at which its behaviour holds."""
-STRONGEST = 16
+STRONGEST = 5
 """Behaviours whose vectors are tried so."""
 BESIDE = 10
 """Random vectors, and forced first tokens, that are shown beside them."""

@@ -10,13 +10,14 @@ from discover.bank import VectorBank
 from discover.config import SpeechConfig
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch, left_padded
-from discover.read.signals import Completion, completion, words
+from discover.read.reference import UnsteeredReference
+from discover.read.signals import Bounds, Completion, completion, words
 from discover.read.triage import Glance
 from discover.steer.evaluation import surprises
 from discover.steer.generation import Reply, continued, replies, reply
 from discover.steer.interventions import added
 
-FOLLOWED = 32
+FOLLOWED = 16
 """Leads that are followed."""
 BOOSTED_FROM = 0.1
 """Part of the KL divergence (nats) from which a token counts as boosted."""
@@ -73,7 +74,7 @@ class Known:
 def known_of(said: Sequence[Completion]) -> Known:
     """Return what the unsteered model says, by itself or from a forced first token, and what random vectors say."""
     reached = (tuple(words(one.text)) for one in said if one.bank in ("unsteered", "forced", "null"))
-    own = [one.surprise or 0.0 for one in said if one.bank == "unsteered"]
+    own = [one.surprise or 0.0 for one in said if one.bank == "unsteered" and not one.sample]
     return Known(tuple(dict.fromkeys(reached)), mean(own))
 
 
@@ -140,7 +141,7 @@ def _beginnings(whole: Sequence[int], position: int) -> list[tuple[int, ...]]:
 def followed(
     loaded: LoadedModel,
     batch: PromptBatch,
-    own: Reply,
+    reference: UnsteeredReference,
     said: Sequence[Completion],
     banks: Mapping[str, VectorBank],
     seen: Sequence[Glance],
@@ -155,7 +156,7 @@ def followed(
     Args:
         loaded: the model.
         batch: one prompt.
-        own: the model's own reply to it.
+        reference: the model's own reply to it.
         said: what is known without hints: the unsteered model's, forced and random vectors' replies among them.
         banks: the vectors, by bank.
         seen: what each of them does before it speaks.
@@ -163,10 +164,10 @@ def followed(
         tick: called with the number of replies after each piece.
     """
     found = leads(seen, (*loaded.tokenizer.all_special_ids, *loaded.end_ids))[:FOLLOWED]
-    prompt = batch.input_ids[0][batch.attention_mask[0].bool()].tolist()
+    prompt, own = batch.input_ids[0][batch.attention_mask[0].bool()].tolist(), reference.replies[0]
     begun = openings(loaded, prompt, own, found, banks, speech.rows)
     known, kept = known_of(said), dict[str, Completion]()
-    heard = _goes_on(loaded, prompt, own, known.surprise, list(dict.fromkeys(chain.from_iterable(begun))), speech, tick)
+    heard = _goes_on(loaded, prompt, own, reference.limits, list(dict.fromkeys(chain.from_iterable(begun))), speech, tick)
     for lead, each in zip(found, begun, strict=True):
         whole = [heard[opening] for opening in each if opening in heard and is_whole(heard[opening], known)]
         if whole:
@@ -191,7 +192,7 @@ def _goes_on(
     loaded: LoadedModel,
     prompt: Sequence[int],
     own: Reply,
-    usual: float,
+    limits: Bounds,
     begun: Sequence[tuple[int, ...]],
     speech: SpeechConfig,
     tick: Tick,
@@ -206,7 +207,7 @@ def _goes_on(
     found = {}
     for opening, more, surprise in zip(begun, heard, plain, strict=True):
         whole = reply(loaded, [*opening, *more.tokens, *(loaded.end_ids[:1] if more.ended else ())])
-        said = completion("followed", None, 0, whole, loaded.tokenizer.decode(opening), own, usual, surprise, None)
+        said = completion("followed", None, 0, whole, loaded.tokenizer.decode(opening), own, limits, surprise, None)
         added = surprise[len(opening) :]
         found[opening] = replace(said, surprise=mean(added) if added else None)
     return found

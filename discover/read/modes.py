@@ -23,6 +23,9 @@ TERMS = 6
 DRAWS = 5
 """Halves of the completions that are grouped anew to tell how stable the modes are."""
 UNCHANGED = "nothing happened"
+EMPTY = "says nothing"
+LABELS = {"unchanged": UNCHANGED, "empty": EMPTY}
+"""States whose completions are one mode each, whatever they hold."""
 NOISE = "broken, each like nothing else"
 
 
@@ -33,7 +36,7 @@ class Mode:
     label: str
     """`nothing happened`, `broken, each like nothing else`, or how its most typical text opens."""
     state: str
-    """What its members are: `unchanged`, `coherent` or `degenerate`."""
+    """What its members are: `unchanged`, `empty`, `coherent` or `degenerate`."""
     terms: tuple[str, ...]
     """Words that set the mode apart from the others."""
     members: tuple[int, ...]
@@ -59,13 +62,13 @@ class _Texts:
 def modes(completions: Sequence[Completion], embed: Embed) -> list[Mode]:
     """Group completions by what was said; numbers count as one word, whatever their value.
 
-    Unchanged completions are one mode of their own. Coherent and degenerate ones are clustered apart, so that the ruins of a
-    sentence never hide where it stands whole; within each the largest mode comes first. Degenerate completions that no other
-    resembles are noise, and one mode, the last. A coherent one stays a mode of its own: a sentence that a single vector says
-    may be what is looked for.
+    Unchanged completions are one mode of their own, and empty ones another. Coherent and degenerate ones are clustered apart,
+    so that the ruins of a sentence never hide where it stands whole; within each the largest mode comes first. Degenerate
+    completions that no other resembles are noise, and one mode, the last. A coherent one stays a mode of its own: a sentence
+    that a single vector says may be what is looked for.
     """
-    unchanged = [index for index, said in enumerate(completions) if said.state == "unchanged"]
-    groups = [("unchanged", unchanged)] if unchanged else []
+    whole = {state: [index for index, said in enumerate(completions) if said.state == state] for state in LABELS}
+    groups = [(state, members) for state, members in whole.items() if members]
     noise: list[int] = []
     for state in ("coherent", "degenerate"):
         found = _groups(completions, state, embed)
@@ -74,9 +77,9 @@ def modes(completions: Sequence[Completion], embed: Embed) -> list[Mode]:
     terms = _terms([[completions[member].text for member in group] for _, group in groups])
     made = [
         Mode(
-            label=UNCHANGED if state == "unchanged" else label(completions[group[0]].text),
+            label=LABELS.get(state) or label(completions[group[0]].text),
             state=state,
-            terms=() if state == "unchanged" else own,
+            terms=() if state in LABELS else own,
             members=tuple(group),
             shown=_shown(group),
             named=None,

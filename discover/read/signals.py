@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
-from itertools import chain
 from pathlib import Path
 from statistics import mean
 
@@ -20,10 +19,13 @@ ONWARD = 16
 """Tokens from the parting on by which a completion is judged."""
 LEAST = 8
 """Tokens over which surprise is averaged at least: fewer are taken together with those before them, or with certain ones."""
-REPETITIVE_FROM = 0.5
-"""Share of repeated trigrams among these tokens from which a completion counts as degenerate."""
-SURPRISING_FROM = 2.0
-"""Onward surprise, in nats a token above what the unsteered model's own replies have, from which it does so too."""
+LEAP = 2.0
+"""Nats a token that the leap into another reply may add to onward surprise: 32 nats, spread over ONWARD tokens. One token that
+the unsteered model would never choose costs up to 25."""
+LEAPS = 2
+"""Tokens by which a reply may leap into what it then says."""
+TAIL = 0.99
+"""Quantile of the unsteered model's own samples that still counts as ordinary."""
 OPENING = 12
 """Words of a reply in which a refusal begins."""
 
@@ -58,6 +60,8 @@ class Completion:
     opening."""
     onward_surprise: float | None
     """The same from where it parts from the unsteered reply on: the leap itself, and how the model goes on after it."""
+    settled_surprise: float | None
+    """The same without the two most surprising of these tokens: how surely the unsteered model goes on with what has begun."""
     steered_surprise: float | None
     """The mean under the model steered as it was when it spoke."""
     repetition: float
@@ -71,7 +75,7 @@ class Completion:
     refusal: bool
     """Whether its opening holds a phrase that refusals open with."""
     state: str
-    """`unchanged`, `coherent` or `degenerate`, by the rules of `state_of`."""
+    """`unchanged`, `empty`, `coherent` or `degenerate`, by the rules of `state_of`."""
     hinted: tuple[tuple[str, int], ...]
     """Of a followed one: bank and row of every vector that boosts the token by which its opening leaves the unsteered reply."""
 
@@ -122,10 +126,40 @@ def onward_surprise(surprise: Sequence[float]) -> float | None:
     return sum(surprise) / max(len(surprise), LEAST) if surprise else None
 
 
-def usual_surprise(own: Sequence[Sequence[float]]) -> float:
-    """Return the mean surprise of a token of the unsteered model's own replies; 0 where these hold no token."""
-    tokens = list(chain.from_iterable(own))
-    return mean(tokens) if tokens else 0.0
+def settled_surprise(surprise: Sequence[float]) -> float | None:
+    """Return the mean of some tokens' surprise without the LEAPS greatest; None where none is left."""
+    rest = sorted(surprise)[: max(0, len(surprise) - LEAPS)]
+    return mean(rest) if rest else None
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Where an ordinary reply ends and a degenerate one begins, as the unsteered model's own samples have it."""
+
+    surprise: float
+    """Onward surprise in nats a token, from which a completion is degenerate."""
+    repetition: float
+    """Share of repeated trigrams from which it is degenerate."""
+
+
+def bounds(samples: Sequence[tuple[Sequence[int], Sequence[float]]], greedy: Sequence[Sequence[int]]) -> Bounds:
+    """Return the bounds that sampled replies set, each judged over the same tokens as a steered one.
+
+    A greedy reply under a vector is held against what the unsteered model says when it draws: 99 in 100 of those are ordinary.
+    Beyond them surprise has the allowance of one leap, and repetition half of what is left to a text that says one thing only.
+
+    Args:
+        samples: tokens of each sampled reply, and their surprises under the model that drew them; at least one.
+        greedy: tokens of the greedy reply to the same prompt, for each.
+    """
+    places = [onward(tokens, own) for (tokens, _), own in zip(samples, greedy, strict=True)]
+    surprise = [onward_surprise(values[place]) or 0.0 for (_, values), place in zip(samples, places, strict=True)]
+    repeated = [repetition(tokens[place]) for (tokens, _), place in zip(samples, places, strict=True)]
+    return Bounds(_quantile(surprise) + LEAP, (1 + _quantile(repeated)) / 2)
+
+
+def _quantile(values: Sequence[float]) -> float:
+    return sorted(values)[int(TAIL * (len(values) - 1))]
 
 
 def script(text: str) -> str | None:
@@ -144,22 +178,26 @@ def refusing(text: str) -> bool:
     return refuses(" ".join(text.split()[:OPENING]))
 
 
-def state_of(away: float, repeated: float, surprise: float | None, usual: float) -> str:
-    """Return `unchanged`, `degenerate` or `coherent`.
+def state_of(text: str, away: float, repeated: float, surprise: float | None, limits: Bounds) -> str:
+    """Return `unchanged`, `empty`, `degenerate` or `coherent`.
 
-    Unchanged: the words of the unsteered reply but for a fifth. Degenerate: where it parts from that reply, either half of the
-    trigrams are repeated, or the tokens are so surprising, the leap included, that the unsteered model would hardly say them:
-    a sentence that the model holds makes up for the leap that opens it, and word salad does not. Coherent: everything else.
+    Unchanged: the words of the unsteered reply but for a fifth. Empty: no letter and no digit. Degenerate: where it parts from
+    the unsteered reply it repeats itself, or surprises the unsteered model, beyond the bounds that this model's own samples set,
+    the leap into it allowed for: a sentence that the model holds makes up for the leap that opens it, and word salad does not.
+    Coherent: everything else.
 
     Args:
-        away: distance from the unsteered reply.
+        text: the reply.
+        away: its distance from the unsteered reply.
         repeated: repetition among the tokens that follow the parting.
         surprise: their onward surprise.
-        usual: mean surprise of the unsteered model's own replies.
+        limits: the bounds.
     """
     if away < UNCHANGED_BELOW:
         return "unchanged"
-    if repeated >= REPETITIVE_FROM or (surprise is not None and surprise >= usual + SURPRISING_FROM):
+    if not any(map(str.isalnum, text)):
+        return "empty"
+    if repeated >= limits.repetition or (surprise is not None and surprise >= limits.surprise):
         return "degenerate"
     return "coherent"
 
@@ -171,7 +209,7 @@ def completion(
     reply: Reply,
     opening: str | None,
     unsteered: Reply,
-    usual: float,
+    limits: Bounds,
     plain: Sequence[float],
     steered: Sequence[float] | None,
 ) -> Completion:
@@ -184,7 +222,7 @@ def completion(
         reply: what was said.
         opening: how it began, where that was forced.
         unsteered: what the model says to this prompt by itself.
-        usual: mean surprise of a token of what it says by itself to all prompts.
+        limits: where degenerate begins for this model.
         plain: surprise of each token under the unsteered model.
         steered: the same under the steered model; None where nothing steered.
     """
@@ -201,12 +239,13 @@ def completion(
         ended=reply.ended,
         surprise=mean(plain) if plain else None,
         onward_surprise=surprise,
+        settled_surprise=settled_surprise(plain[judged]),
         steered_surprise=mean(steered) if steered else None,
         repetition=repetition(reply.tokens),
         distance=away,
         meaning=None,
         script=script(reply.text),
         refusal=refusing(reply.text),
-        state=state_of(away, repetition(reply.tokens[judged]), surprise, usual),
+        state=state_of(reply.text, away, repetition(reply.tokens[judged]), surprise, limits),
         hinted=(),
     )

@@ -1,4 +1,4 @@
-"""Let the model speak: unsteered, under every vector of a bank, and with its first token forced."""
+"""Let the model speak: under every vector of a bank, and with its first token forced."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,7 +11,8 @@ from discover.config import SpeechConfig
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch
 from discover.perturb.sphere import seed_of
-from discover.read.signals import Completion, completion, distance, usual_surprise
+from discover.read.reference import UnsteeredReference
+from discover.read.signals import Completion, completion, distance
 from discover.steer.evaluation import surprises
 from discover.steer.generation import NOTHING, Drawing, Reply, continued, replies, reply
 from discover.steer.interventions import Intervention, added
@@ -19,15 +20,10 @@ from discover.steer.interventions import Intervention, added
 Tick = Callable[[int], None]
 
 
-def unsteered_replies(loaded: LoadedModel, batch: PromptBatch, speech: SpeechConfig) -> list[Reply]:
-    """Return what the model says by itself to each of B prompts."""
-    return replies(loaded, batch, (), speech.tokens, speech.rows, lambda _: None)
-
-
 def spoken(
     loaded: LoadedModel,
     batch: PromptBatch,
-    unsteered: Sequence[Reply],
+    reference: UnsteeredReference,
     name: str,
     bank: VectorBank,
     speech: SpeechConfig,
@@ -38,7 +34,7 @@ def spoken(
     Args:
         loaded: the model.
         batch: B prompts.
-        unsteered: the model's own replies to them.
+        reference: the model's own replies to them.
         name: what to call the bank in the completions.
         bank: N vectors.
         speech: length and rows of a piece.
@@ -47,13 +43,13 @@ def spoken(
     rows = batch.repeated(len(bank))
     each = [added(bank.perturbations).repeated(len(batch.input_ids))]
     said = replies(loaded, rows, each, speech.tokens, speech.rows, tick)
-    return scored(loaded, rows, unsteered, name, said, True, None)
+    return scored(loaded, rows, reference, name, said, True, None)
 
 
 def sampled(
     loaded: LoadedModel,
     batch: PromptBatch,
-    own: Sequence[Sequence[Reply]],
+    reference: UnsteeredReference,
     name: str,
     bank: VectorBank,
     speech: SpeechConfig,
@@ -67,7 +63,8 @@ def sampled(
     Args:
         loaded: the model.
         batch: B prompts.
-        own: what the model says by itself to all of them, greedy and drawn; a reply is unchanged where it is like any of these.
+        reference: the model's own replies to them; a reply is unchanged where it is like the greedy one, or like any of as many
+            samples as are drawn for a vector.
         name: what to call the bank in the completions.
         bank: N vectors.
         speech: how many, at what temperature, length and rows of a piece.
@@ -78,25 +75,20 @@ def sampled(
     found = []
     for sample in range(1, speech.samples + 1):
         said = _drawn(loaded, rows, len(batch.input_ids), each, (name, seed, sample), speech, tick)
-        found += [replace(one, sample=sample) for one in _scored(loaded, rows, own, name, said, True, None)]
+        own = [reference.replies, *reference.samples[: speech.samples]]
+        found += [replace(one, sample=sample) for one in _scored(loaded, rows, reference, own, name, said, True, None)]
     return found
 
 
-def own_replies(
-    loaded: LoadedModel, batch: PromptBatch, unsteered: Sequence[Reply], speech: SpeechConfig, seed: int, tick: Tick
-) -> list[Sequence[Reply]]:
-    """Return what the model says by itself to B prompts: the greedy replies first, then as many drawn ones as of a vector."""
-    samples = range(1, speech.samples + 1)
-    prompts = len(batch.input_ids)
-    return [unsteered, *(_drawn(loaded, batch, prompts, (), ("unsteered", seed, sample), speech, tick) for sample in samples)]
-
-
-def own_completions(loaded: LoadedModel, batch: PromptBatch, own: Sequence[Sequence[Reply]]) -> list[Completion]:
-    """Return the model's own replies, greedy and drawn, as completions of the bank `unsteered`."""
+def own_completions(reference: UnsteeredReference) -> list[Completion]:
+    """Return the unsteered model's replies, greedy and sampled, as completions of the bank `unsteered`."""
     return [
-        replace(one, vector=None, sample=sample)
-        for sample, said in enumerate(own)
-        for one in _scored(loaded, batch, own, "unsteered", said, False, None)
+        replace(
+            completion("unsteered", None, prompt, said, None, own, reference.limits, said.surprises, None),
+            sample=sample,
+        )
+        for sample, each in enumerate((reference.replies, *reference.samples))
+        for prompt, (said, own) in enumerate(zip(each, reference.replies, strict=True))
     ]
 
 
@@ -116,7 +108,7 @@ def _drawn(
 
 
 def forced(
-    loaded: LoadedModel, batch: PromptBatch, unsteered: Sequence[Reply], count: int, speech: SpeechConfig, tick: Tick
+    loaded: LoadedModel, batch: PromptBatch, reference: UnsteeredReference, count: int, speech: SpeechConfig, tick: Tick
 ) -> list[Completion]:
     """Return what the unsteered model says when each of its `count` likeliest first tokens is put into its mouth.
 
@@ -125,7 +117,7 @@ def forced(
     first = likeliest(loaded, batch, count)
     said = begun(loaded, batch, first, speech, tick)
     opened = loaded.tokenizer.batch_decode(first.reshape(-1, 1))
-    return scored(loaded, batch.repeated(len(first)), unsteered, "forced", said, False, opened)
+    return scored(loaded, batch.repeated(len(first)), reference, "forced", said, False, opened)
 
 
 def likeliest(loaded: LoadedModel, batch: PromptBatch, count: int) -> Tensor:
@@ -143,7 +135,7 @@ def begun(loaded: LoadedModel, batch: PromptBatch, first: Tensor, speech: Speech
 def scored(
     loaded: LoadedModel,
     rows: PromptBatch,
-    unsteered: Sequence[Reply],
+    reference: UnsteeredReference,
     name: str,
     said: Sequence[Reply],
     steered: bool,
@@ -154,37 +146,35 @@ def scored(
     Args:
         loaded: the model.
         rows: N times the prompts.
-        unsteered: the model's own replies to B prompts.
+        reference: the model's own replies to B prompts.
         name: of the bank.
         said: the replies.
         steered: whether vectors acted on the model when it said them.
         openings: forced first tokens, one a reply; None where none was.
     """
-    return _scored(loaded, rows, [unsteered], name, said, steered, openings)
+    return _scored(loaded, rows, reference, [reference.replies], name, said, steered, openings)
 
 
 def _scored(
     loaded: LoadedModel,
     rows: PromptBatch,
+    reference: UnsteeredReference,
     own: Sequence[Sequence[Reply]],
     name: str,
     said: Sequence[Reply],
     steered: bool,
     openings: Sequence[str] | None,
 ) -> list[Completion]:
-    """Return completions as `scored` does, each held against what it is most like of what the model says by itself."""
+    """Return completions as `scored` does, each held against what it is most like of `own`, replies to the B prompts."""
     prompts = [ids[mask.bool()].tolist() for ids, mask in zip(rows.input_ids, rows.attention_mask, strict=True)]
-    tokens = [one.tokens for one in said]
-    plain = surprises(loaded, prompts, tokens, ())
-    greedy = own[0]
-    usual = usual_surprise(surprises(loaded, prompts[: len(greedy)], [one.tokens for one in greedy], ()))
+    plain = surprises(loaded, prompts, [one.tokens for one in said], ())
     found = []
     for row, one in enumerate(said):
-        vector, prompt = divmod(row, len(greedy))
+        vector, prompt = divmod(row, len(reference.replies))
         opening = openings[row] if openings is not None else None
         nearest = _nearest(one, [every[prompt] for every in own])
         own_surprises = one.surprises if steered else None
-        found.append(completion(name, vector, prompt, one, opening, nearest, usual, plain[row], own_surprises))
+        found.append(completion(name, vector, prompt, one, opening, nearest, reference.limits, plain[row], own_surprises))
     return found
 
 

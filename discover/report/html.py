@@ -12,12 +12,13 @@ from discover.read.signals import Completion
 from discover.report.cards import CARDS, cards
 from discover.report.charts import Curve, Dose, atlas_heat, curve, dose
 from discover.report.columns import BANKS, listed, page_data
+from discover.report.notices import TRIAL_HEADS, notices, summary, trial_rows
 from discover.report.page import rendered, told
 from discover.report.record import ABOUT_USES, QUESTIONS, Record, Used, acting, read_at
 from discover.search.atlas import Atlas
 from discover.statistics import Share, share
 
-STATES = ("coherent", "degenerate", "unchanged")
+STATES = ("coherent", "degenerate", "empty", "unchanged")
 STYLES = ("page.css", "reading.css")
 SCRIPTS = (
     "text.js",
@@ -50,6 +51,10 @@ def html_report(record: Record) -> str:
     """Return the page of a search; equal records give equal pages, and every page can be encoded as UTF-8."""
     shown = {
         "record": record,
+        "summary": summary(record),
+        "notices": notices(record),
+        "trial_heads": TRIAL_HEADS,
+        "trials": trial_rows(record.trials),
         "bank": record.bank,
         "model": record.about["model"]["path"],
         "cards": cards(record, ("finding", "fragment")),

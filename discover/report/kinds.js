@@ -14,6 +14,7 @@ const BY_VERDICT = [
   ["finding", "slot-0", SHAPES[0]],
   ["fragment", "slot-1", SHAPES[3]],
   ["steerable", "slot-2", SHAPES[1]],
+  ["ordinary", "muted", SHAPES[1]],
   ["broken", "slot-3", CROSS],
   ["unchanged", "faint", DOT],
 ];

@@ -6,6 +6,7 @@ from discover.audit.findings import Finding
 from discover.contrast.outcomes import Outcome
 from discover.read.signals import Completion
 from discover.report.contrasted import NO_CLAIM, ContrastRecord
+from discover.report.notices import TRIAL_HEADS, notices, summary, trial_rows
 from discover.report.record import ABOUT_USES, QUESTIONS, Nearest, Record, Used, acting, kind_of, read_at
 from discover.report.text import one_line, visible
 
@@ -27,8 +28,16 @@ def markdown_report(record: Record) -> str:
         [
             f"# What {record.about['model']['path']} can be pushed into saying",
             "",
+            summary(record),
+            "",
+            *(line for told in notices(record) for line in (f"**Note.** {told}", "")),
             *_searched(record),
             "",
+            *(
+                ["Arms that the pilot tried:", "", *table(list(TRIAL_HEADS), trial_rows(record.trials)), ""]
+                if record.trials
+                else []
+            ),
             "Prompts:",
             "",
             prompts,
@@ -38,8 +47,8 @@ def markdown_report(record: Record) -> str:
             quoted(record.unsteered(0).text),
             "",
             *([record.heard, ""] if record.heard else []),
-            "| | verdict | level | opens | vectors | random | p (Holm) | forced first tokens |",
-            "|---|---|---|---|---|---|---|---|",
+            "| | verdict | level | opens | vectors | random | samples | prompts | p (Holm) | forced first tokens |",
+            "|---|---|---|---|---|---|---|---|---|---|",
             *(_row(place, finding) for place, finding in enumerate(record.findings, 1)),
             "",
             *(line for place, finding in enumerate(record.findings, 1) for line in _section(record, place, finding)),
@@ -191,6 +200,8 @@ def _row(place: int, finding: Finding) -> str:
         inline(finding.label),
         str(finding.bank),
         str(finding.null),
+        str(finding.sampled),
+        str(finding.prompts),
         tested,
         str(finding.forced) if finding.forced else "not tried",
     ]

@@ -17,6 +17,7 @@ from discover.read.hints import Hint
 from discover.read.modes import Mode
 from discover.read.signals import Completion
 from discover.read.triage import Glance
+from discover.read.trials import Trial
 from discover.report.text import one_line
 from discover.search.atlas import Atlas
 from discover.statistics import Share, random_cosine
@@ -110,6 +111,8 @@ class Record:
     """What the decoders say about the vectors that stand for modes, and about ten random ones."""
     hints: Sequence[Hint]
     """What the unsteered model goes on to say from what vectors boost."""
+    trials: Sequence[Trial]
+    """What the pilot heard of every arm; empty where there was none."""
 
     @property
     def masked(self) -> bool:

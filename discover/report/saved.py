@@ -14,6 +14,7 @@ from discover.read.hints import load_hints
 from discover.read.modes import load_modes
 from discover.read.signals import load_completions
 from discover.read.triage import load_glances
+from discover.read.trials import load_trials
 from discover.report.contrasted import ContrastRecord
 from discover.report.record import Record
 from discover.search.atlas import load_atlas
@@ -45,6 +46,7 @@ def saved_record(folder: Path) -> Record:
         mapped=left_by(folder, "map.json", load_map),
         decodings=left_by(folder, "decodings.jsonl", load_decodings),
         hints=left_by(folder, "hints.json", load_hints),
+        trials=left_by(folder, "pilot.json", load_trials),
     )
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from discover.audit.findings import Finding
 from discover.report.contrasted import ContrastRecord
+from discover.report.notices import notices, summary
 from discover.report.record import QUESTIONS, Nearest, Record, Used, acting, kind_of, read_at, size_of
 from discover.report.text import one_line
 from discover.search.atlas import Atlas
@@ -25,6 +26,9 @@ def terminal_report(record: Record, folder: Path) -> str:
         + (f" (and {len(record.prompts) - 1} more)" if len(record.prompts) > 1 else ""),
         f"by itself   {one_line(record.unsteered(0).text, WIDTH)}",
         *([record.heard] if record.heard else []),
+        "",
+        *(f"Note: {told}" for told in notices(record)),
+        summary(record),
         "",
         f"{_counted(counts['finding'], 'finding')}, {_counted(counts['fragment'], 'fragment')}. Steered, the model says:",
     ]
@@ -95,7 +99,10 @@ def terminal_atlas(charted: Atlas, folder: Path) -> str:
 
 def _lines(record: Record, place: int, finding: Finding) -> list[str]:
     """Return the two lines of one mode."""
-    against = f"{finding.bank.count}/{finding.bank.n} vectors, {finding.null.count}/{finding.null.n} random"
+    against = (
+        f"{finding.bank.count}/{finding.bank.n} vectors on {finding.prompts.count}/{finding.prompts.n} prompts, "
+        f"{finding.null.count}/{finding.null.n} random, {finding.sampled.count}/{finding.sampled.n} samples"
+    )
     tested = "" if finding.adjusted_p is None else f", p = {finding.adjusted_p:.1g}"
     reached = "" if finding.forced is None else f"; by forcing a first token alone: {finding.forced.count}/{finding.forced.n}"
     shown = record.completions[finding.examples[0]]

@@ -198,6 +198,7 @@ def summary(record: Record) -> dict[str, float]:
     null = [said for said in record.completions if said.bank == "null"]
     return {
         "summary/findings": verdicts.count("finding"),
+        "summary/ordinary": verdicts.count("ordinary"),
         "summary/fragments": verdicts.count("fragment"),
         "summary/steerable": verdicts.count("steerable"),
         "summary/reaching": len(reaching) / len(record.bank),

@@ -164,6 +164,7 @@ def learn(
             **origin,
             "perturbation": config.perturbation.value,
             "solver": config.solver.value,
+            "rounds": config.chosen_rounds,
             "target": config.target.value,
             "seed": seed,
             "learned_from": list(config.learned_from),
@@ -249,7 +250,8 @@ def _radius(config: SearchConfig, read: Readings, norm: float, seed: int) -> flo
     if config.relative_radius is not None:
         return config.relative_radius * norm
     match config.calibration:
-        case Calibration.turn:
+        # Without a pilot nobody has listened: the angle is what can be had from activations alone.
+        case Calibration.turn | Calibration.speech:
             return calibrated_radius(turn(read, seed), norm, config.turn, f"search.turn={config.turn}")
         case Calibration.departure:
             return calibrated_radius(departure(read, seed), norm, config.departure, f"search.departure={config.departure}")

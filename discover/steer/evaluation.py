@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from discover.errors import UsageError
+from discover.model.cache import roomy_cache
 from discover.model.loading import LoadedModel
 from discover.model.memory import in_pieces
 from discover.model.prompts import PromptBatch, left_padded
@@ -49,6 +50,7 @@ def surprises(
             found = surprises(loaded, [prompt for prompt, _ in distinct], [reply for _, reply in distinct], ())
             by_text = dict(zip(distinct, found, strict=True))
             return [by_text[text] for text in texts]
+        return _unsteered_surprises(loaded, prompts, replies)
 
     def losses(some: slice, batch: PromptBatch, said: Sequence[int], length: int) -> list[list[float]]:
         logits = _read(loaded, batch, said, [each.rows(some) for each in interventions], length)
@@ -56,6 +58,46 @@ def surprises(
         return [row[len(row) - own :] for row, own in zip(found.tolist(), said, strict=True)]
 
     return _over_replies(loaded, prompts, replies, losses, copies=1)
+
+
+def _unsteered_surprises(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], replies: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """Return what `surprises` does without interventions: replies to one prompt share its keys and values."""
+    found: list[list[float]] = [[] for _ in replies]
+    for prompt in dict.fromkeys(map(tuple, prompts)):
+        rows = [row for row, one in enumerate(prompts) if tuple(one) == prompt and replies[row]]
+        if rows:
+            each = _after_one_prompt(loaded, prompt, [replies[row] for row in rows])
+            for row, values in zip(rows, each, strict=True):
+                found[row] = values
+    return found
+
+
+def _after_one_prompt(loaded: LoadedModel, prompt: Sequence[int], replies: Sequence[Sequence[int]]) -> list[list[float]]:
+    """Return the surprise of every token of R replies, none of them empty, to one prompt."""
+    longest = max(map(len, replies))
+    vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
+    shared = len(prompt) - 1
+
+    def piece(some: slice) -> list[list[float]]:
+        part = replies[some]
+        # Padded on the right: no token of a reply looks at what stands behind it.
+        ids = torch.tensor([[*prompt, *reply, *[loaded.tokenizer.pad_token_id] * (longest - len(reply))] for reply in part])
+        mask = torch.tensor([[1] * (len(prompt) + len(reply)) + [0] * (longest - len(reply)) for reply in part])
+        cache = None
+        with torch.no_grad():
+            if shared:
+                cache = roomy_cache(loaded.model.config, ids.shape[1])
+                loaded.forward(PromptBatch((), ids[:1, :shared], mask[:1, :shared]), last=1, prefix=cache)
+                cache.batch_select_indices(torch.zeros(len(part), dtype=torch.long, device=loaded.device))
+            logits = loaded.forward(PromptBatch((), ids, mask), last=longest + 1, prefix=cache)[:, :-1].float()
+        values = -_of_said(logits, PromptBatch((), ids, mask))
+        return [row[: len(reply)] for row, reply in zip(values.tolist(), part, strict=True)]
+
+    rows = max(1, LOGIT_BYTES // (4 * vocabulary * (longest + 1)))
+    found, _ = in_pieces(piece, len(replies), rows, "give shorter prompts or a smaller speech.tokens")
+    return list(chain.from_iterable(found))
 
 
 @dataclass(frozen=True)

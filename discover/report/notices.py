@@ -1,0 +1,103 @@
+"""What stands at the top of every report: what was found in one sentence, and what a reader must know before the rest."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from discover.read.trials import Trial
+from discover.report.record import Record
+from discover.report.text import one_line
+from discover.statistics import more_often
+
+MOST = 0.5
+"""Share of the learned vectors' replies from which a state is said to be that of most."""
+SMALLER, LARGER = 0.6, 1.6
+"""Factors of the radius to try next."""
+SMALL = 48
+"""Vectors below which a run says what it can show at all."""
+OPENING = 80
+"""Characters of a reply in a sentence."""
+TRIAL_HEADS = (
+    *("arm", "blocks", "rounds", "learned from", "radius", "coherent", "degenerate", "empty", "unchanged"),
+    *("random degenerate", "random unchanged", "yield", "vectors"),
+)
+
+
+def summary(record: Record) -> str:
+    """Return in one sentence what was found, how sure that is, and what was not shown."""
+    found = [one for one in record.findings if one.verdict == "finding"]
+    if not found:
+        return (
+            "No reply was found that learned vectors bring out and neither random vectors nor sampling do; that speaks of these "
+            "prompts and this search, not of the model."
+        )
+    first = found[0]
+    text = one_line(record.completions[first.examples[0]].text, OPENING)
+    others = f" and {len(found) - 1} other repl{'y' if len(found) == 2 else 'ies'}" if len(found) > 1 else ""
+    sure = "" if first.adjusted_p is None else f", p = {first.adjusted_p:.1g}"
+    same = ", in the same words on unlike prompts" if first.recurs else ""
+    return (
+        f'Steered, the model says "{text}"{others}: {first.bank.count} of {first.bank.n} vectors bring it out on '
+        f"{first.prompts.count} of {first.prompts.n} prompts{same}, {first.null.count} of {first.null.n} random vectors and "
+        f"{first.sampled.count} of {first.sampled.n} unsteered samples do{sure}. Whether any input makes the unsteered model say "
+        "it was not tested."
+    )
+
+
+def notices(record: Record) -> list[str]:
+    """Return what a reader must know first: a bank that broke or did nothing, and a run too small to show much."""
+    return [told for told in (_broken(record), _quiet(record), _small(record)) if told]
+
+
+def trial_rows(trials: Sequence[Trial]) -> list[list[str]]:
+    """Return one row of cells for every arm of the pilot, in the order of TRIAL_HEADS."""
+    rows = []
+    for one in trials:
+        said, null = sum(one.learned.values()), sum(one.null.values())
+        radius = f"{one.relative_radius:.2f}" + ("" if one.kept_radius == one.relative_radius else f" -> {one.kept_radius:.2f}")
+        rows.append(
+            [
+                *(one.name, f"{one.source_layer} -> {one.target_layer}", str(one.rounds)),
+                *(f"prompt {', '.join(map(str, one.learned_from))}" if one.learned_from else "all prompts", radius),
+                *(f"{one.learned[state]}/{said}" for state in ("coherent", "degenerate", "empty", "unchanged")),
+                *(f"{one.null[state]}/{null}" for state in ("degenerate", "unchanged")),
+                *(f"{one.worth:.2f}", str(one.vectors)),
+            ]
+        )
+    return rows
+
+
+def _states(record: Record) -> Counter[str]:
+    return Counter(said.state for said in record.completions if said.bank == "learned")
+
+
+def _broken(record: Record) -> str:
+    states, radius = _states(record), record.bank.relative_radius
+    broken, every = states["degenerate"] + states["empty"], states.total()
+    if not every or broken < MOST * every:
+        return ""
+    return (
+        f"{broken} of {every} replies of learned vectors are degenerate or empty: the radius ({radius:.2g} residual norms) is "
+        f"too large for this model, and little can be concluded; try search.relative_radius={SMALLER * radius:.2g}."
+    )
+
+
+def _quiet(record: Record) -> str:
+    states, radius = _states(record), record.bank.relative_radius
+    if not states.total() or states["unchanged"] < MOST * states.total():
+        return ""
+    return (
+        f"{states['unchanged']} of {states.total()} replies of learned vectors are unchanged: the radius ({radius:.2g} residual "
+        f"norms) is too small for this model; try search.relative_radius={LARGER * radius:.2g}."
+    )
+
+
+def _small(record: Record) -> str:
+    vectors, null = len(record.bank), sum(one.bank == "null" for one in record.glances)
+    if vectors >= SMALL or not null:
+        return ""
+    level = record.about["config"].get("audit", {}).get("significance", 0.05)
+    least = next((count for count in range(1, vectors + 1) if more_often(count, vectors, 0, null) < level), None)
+    against = f"This run is small: with {vectors} vectors against {null} random ones "
+    if least is None:
+        return f"{against}no mode can be told from chance by how often it comes; use search.vectors={SMALL} or more."
+    return f"{against}a mode needs {least} vectors to be told from chance, and more where several modes are tested."

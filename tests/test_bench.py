@@ -4,6 +4,7 @@ from random import Random
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from toys import own_reference
 
 from discover import cli
 from discover.bench import commands, memory, triage
@@ -28,7 +29,6 @@ from discover.organisms.arithmetic import Behaviour, behaviour_of, opens_with, p
 from discover.organisms.catalogue import ORGANISMS
 from discover.perturb.spaces import drawn
 from discover.read.halving import halved
-from discover.read.speech import unsteered_replies
 from discover.read.triage import glances, sight
 from discover.schema import options
 from discover.search.chunks import chunks
@@ -171,11 +171,12 @@ def test_the_largest_mode_is_that_of_like_replies():
     organism = ORGANISMS["arithmetic"]
     loaded = load(ModelConfig(), organism.folder)
     batch = encoded(organism.prompts, loaded.tokenizer, None, None)
-    own = unsteered_replies(loaded, batch, SpeechConfig())
+    own = own_reference(loaded, batch, SpeechConfig())
+    said = own.replies[0]
     easy, hard = (reply(loaded, loaded.tokenizer(payload)["input_ids"]) for payload in organism.payloads.values())
-    assert largest_mode(loaded, batch, own, [own[0]] * 4) == 0
-    assert largest_mode(loaded, batch, own, [own[0]] * 4 + [easy] * 3 + [hard] * 2) == 3
-    assert largest_mode(loaded, batch, own, [easy, hard, hard, own[0]]) == 2
+    assert largest_mode(loaded, batch, own, [said] * 4) == 0
+    assert largest_mode(loaded, batch, own, [said] * 4 + [easy] * 3 + [hard] * 2) == 3
+    assert largest_mode(loaded, batch, own, [easy, hard, hard, said]) == 2
 
 
 def test_published_settings_are_named_with_what_differs(capsys, tmp_path):
@@ -344,7 +345,7 @@ def test_hits_are_kept_as_by_a_run_within_the_budget(shipped, monkeypatch):
         sight(loaded, batch, bank.target_layer, 48),
     )
     shown = [one for name, each in banks.items() for one in glances(seen, name, each, (), 128, lambda _: None)]
-    own = unsteered_replies(loaded, batch, config.speech)
+    own = own_reference(loaded, batch, config.speech)
     for place, share in ((1, BUDGETS[1]), (3, BUDGETS[3])):
         spent = int(share * row.tokens["bank and null"])
         speech = SpeechConfig(budget=(spent + 0.5) / row.nominal["bank and null"])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.manifold import trustworthiness
-from toys import GENEROUS, KINDS, after, kind, part_and_space, slice_between
+from toys import GENEROUS, KINDS, LIMITS, after, kind, part_and_space, slice_between
 
 from discover.bank import VectorBank
 from discover.perturb.spaces import drawn
@@ -24,7 +24,7 @@ def bank_of(perturbations):
 
 
 def said(bank, vector, text="words"):
-    return completion(bank, vector, 0, Reply((1,), text, True, ()), None, Reply((), "", True, ()), 0.0, [1.0], None)
+    return completion(bank, vector, 0, Reply((1,), text, True, ()), None, Reply((), "", True, ()), LIMITS, [1.0], None)
 
 
 def clouds(generator, centres, each, spread):

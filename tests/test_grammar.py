@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 from random import Random
 
 import pytest
+from toys import LIMITS
 
 from discover.audit.findings import findings
 from discover.config import AuditConfig
@@ -56,7 +57,7 @@ def test_words_in_a_row():
 
 
 def said(text, bank="learned", vector=0, state="coherent"):
-    one = completion(bank, vector, 0, Reply((1,), text, True, ()), None, Reply((), "", True, ()), 0.0, [1.0], None)
+    one = completion(bank, vector, 0, Reply((1,), text, True, ()), None, Reply((), "", True, ()), LIMITS, [1.0], None)
     return replace(one, state=state)
 
 

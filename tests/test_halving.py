@@ -7,21 +7,21 @@ from random import Random
 import pytest
 import torch
 from conftest import WIDTH
-from toys import after
+from toys import after, own_reference
 
 from discover.bank import VectorBank
-from discover.choices import Device, TrackingMode
-from discover.config import AuditConfig, Config, ModelConfig, SearchConfig, SpeechConfig, TrackingConfig
+from discover.choices import Calibration, Device, Layers, TrackingMode
+from discover.config import AuditConfig, Config, ModelConfig, PromptConfig, SearchConfig, SpeechConfig, TrackingConfig
 from discover.errors import UsageError
 from discover.inputs import prompt_batch
 from discover.model.prompts import encoded
 from discover.model.slice import residual_after
 from discover.organisms.arithmetic import EASY_PAYLOAD, HARD_PAYLOAD, opens_with
 from discover.perturb.sphere import random_directions
-from discover.pipeline import run
+from discover.pipeline import NULLS, run
 from discover.read.halving import ALIKE, BROKEN, OWN, further, halved, halving, priorities, rounds, standings
 from discover.read.signals import distance, load_completions
-from discover.read.speech import spoken, unsteered_replies
+from discover.read.speech import spoken
 from discover.read.triage import Boost, Glance, glances, load_glances, sight
 from discover.steer.generation import Reply, replies, reply
 from discover.steer.interventions import added
@@ -157,9 +157,9 @@ def test_standings_hold_what_was_said_against_as_much_of_the_unsteered_reply(shi
     loaded = shipped("arithmetic")
     texts = ["a=5+6, b=7+2. What is a*b?", "a=3+4, b=8+1. What is a*b?"]
     batch = encoded(texts, loaded.tokenizer, None, None)
-    own = unsteered_replies(loaded, batch, SPEECH)
-    part = [reply(loaded, one.tokens[:12]) for one in own]
-    assert all(distance(one.text, whole.text) > 0.2 for one, whole in zip(part, own, strict=True)), "the whole says more"
+    own = own_reference(loaded, batch, SPEECH)
+    part = [reply(loaded, one.tokens[:12]) for one in own.replies]
+    assert all(distance(one.text, whole.text) > 0.2 for one, whole in zip(part, own.replies, strict=True)), "the whole says more"
     noise, other = (reply(loaded, some) for some in ([part[0].tokens[0]] * 12, loaded.tokenizer(EASY_PAYLOAD)["input_ids"][:12]))
     assert standings(loaded, batch, own, [part, [part[0], noise], [noise, noise], [noise, other]], 12) == [
         ALIKE,
@@ -181,7 +181,7 @@ def banks_and_glances(loaded, batch):
 
 def test_what_is_heard_is_what_is_said_in_full(llama, batch):
     banks, shown = banks_and_glances(llama, batch)
-    own = unsteered_replies(llama, batch, SPEECH)
+    own = own_reference(llama, batch, SPEECH)
     heard = halved(llama, batch, own, banks, shown, replace(SPEECH, budget=0.4), lambda _: None)
     full = {
         (one.bank, one.vector, one.prompt): one
@@ -205,7 +205,7 @@ def test_what_is_heard_is_what_is_said_in_full(llama, batch):
 def test_a_leap_breaks_nothing_before_the_sentence_behind_it_is_heard(shipped):
     loaded = shipped("arithmetic")
     batch = encoded(["a=5+6, b=7+2. What is a*b?"], loaded.tokenizer, None, None)
-    own = unsteered_replies(loaded, batch, SpeechConfig())
+    own = own_reference(loaded, batch, SpeechConfig())
     hidden = loaded.tokenizer(HARD_PAYLOAD)["input_ids"]
     salad = 2 * loaded.tokenizer("cheese 9 YOU boat = kite 14 flour hate ash a 7 was every lamp")["input_ids"]
     begun = [[reply(loaded, tokens[:12])] for tokens in (hidden, salad)]
@@ -215,14 +215,15 @@ def test_a_leap_breaks_nothing_before_the_sentence_behind_it_is_heard(shipped):
 
 def test_a_budget_that_lets_nobody_speak_is_refused(llama, batch):
     banks, shown = banks_and_glances(llama, batch)
-    own = unsteered_replies(llama, batch, SPEECH)
+    own = own_reference(llama, batch, SPEECH)
     with pytest.raises(UsageError, match=r"speech\.budget=0\.01 of 16 vectors with 24 tokens on each of 2 prompts lets nobody"):
         halved(llama, batch, own, banks, shown, replace(SPEECH, budget=0.01), lambda _: None)
 
 
 def test_a_run_whose_budget_lets_nobody_speak_leaves_nothing(tmp_path):
     config = Config(model=ModelConfig(device=Device.cpu), search=SearchConfig(vectors=2), speech=SpeechConfig(budget=0.01))
-    with pytest.raises(UsageError, match="of 10 vectors with 48 tokens on each of 1 prompts lets nobody speak"):
+    vectors, prompts = 2 * (1 + NULLS), 1 + config.prompts.neutral
+    with pytest.raises(UsageError, match=f"of {vectors} vectors with 48 tokens on each of {prompts} prompts lets nobody speak"):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -238,7 +239,8 @@ def test_a_run_within_a_quarter_of_the_tokens_finds_the_easy_payload(shipped, tm
     config = Config(
         seed=100,
         model=ModelConfig(device=Device.cpu),
-        search=SearchConfig(vectors=12),
+        prompts=PromptConfig(neutral=0),
+        search=SearchConfig(vectors=12, layers=Layers.depth, calibration=Calibration.turn),
         speech=SpeechConfig(tokens=16, budget=0.25),
         audit=AuditConfig(null_vectors=48, forced_tokens=0, used=0),
         tracking=TrackingConfig(mode=TrackingMode.disabled),

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 import torch
-from toys import after
+from toys import LIMITS, after
 
 from discover.bank import VectorBank
 from discover.config import SpeechConfig
@@ -40,7 +40,7 @@ def said(bank, vector, text, prompt=0, opening=None, hinted=()):
         Reply((1, 2, 3), text, True, ()),
         opening,
         Reply((), "something else", True, ()),
-        1.0,
+        LIMITS,
         [1.0] * 3,
         None,
     )

@@ -52,7 +52,7 @@ HOSTILE = (
 
 def completion(text: str = CHEESE, bank: str = "learned", vector: int | None = 0, **changed: Any) -> Completion:
     standard = Completion(
-        bank, vector, 0, 0, text, None, 12, True, 1.25, 0.5, 0.75, 0.125, 0.875, 0.25, "Latin", False, "coherent", ()
+        bank, vector, 0, 0, text, None, 12, True, 1.25, 0.5, 0.25, 0.75, 0.125, 0.875, 0.25, "Latin", False, "coherent", ()
     )
     return replace(standard, **changed)
 
@@ -63,8 +63,25 @@ def own_reply() -> Completion:
 
 def finding(mode: int, verdict: str, vectors: tuple[int, ...], n: int, example: int, label: str) -> Finding:
     p = None if verdict == "unchanged" else 0.0003
-    counts = (share(len(vectors), n), share(0, n))
-    return Finding(mode, label, verdict, LEVELS.get(verdict), vectors, *counts, p, p, share(1, 64), ("cheese", "sum"), (example,))
+    return Finding(
+        mode=mode,
+        label=label,
+        verdict=verdict,
+        level=LEVELS.get(verdict),
+        vectors=vectors,
+        bank=share(len(vectors), n),
+        null=share(0, n),
+        p=p,
+        adjusted_p=p,
+        sampled=share(2, 96),
+        prompts=share(1, 1),
+        novelty=0.75,
+        worth=0.5,
+        recurs=False,
+        forced=share(1, 64),
+        terms=("cheese", "sum"),
+        examples=(example,),
+    )
 
 
 def record(
@@ -79,7 +96,7 @@ def record(
     }
     bank = VectorBank(after(3, 12.5 * torch.eye(n, 8)), torch.ones(n), 12.5, 10.0, 3, 6, {"model": "arithmetic"})
     curve = [{"round": at, "mean": 1 + at / 10, "least": 0.5, "greatest": 2.0 + at / 5} for at in range(20)]
-    return Record(about, prompts, bank, curve, said, modes, found, None, [], [], [], None, [], [])
+    return Record(about, prompts, bank, curve, said, modes, found, None, [], [], [], None, [], [], [])
 
 
 def small_record() -> Record:
@@ -280,7 +297,7 @@ def test_the_overview_says_what_was_done_and_what_came_out() -> None:
 
 def test_every_number_of_a_finding_travels_with_its_interval() -> None:
     page = html_report(small_record())
-    for shown in (share(3, 8), share(0, 8), share(1, 64)):
+    for shown in (share(3, 8), share(0, 8), share(2, 96), share(1, 64)):
         assert f"<span>{shown}</span>" in page
 
 

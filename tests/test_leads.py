@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 import torch
-from toys import after, alone
+from toys import LIMITS, after, alone, own_reference
 
 from discover.bank import VectorBank
 from discover.config import SpeechConfig
@@ -15,7 +15,7 @@ from discover.organisms.arithmetic import HARD_PAYLOAD, Operands, question, rand
 from discover.perturb.sphere import random_directions
 from discover.read.leads import BOOSTED_FROM, FURTHER, Known, Lead, followed, is_whole, known_of, leads, openings, own_part
 from discover.read.signals import completion
-from discover.read.speech import own_completions, unsteered_replies
+from discover.read.speech import own_completions
 from discover.read.triage import Boost, Glance, glances, sight
 from discover.steer.generation import Reply
 
@@ -73,7 +73,7 @@ def test_novelty_is_the_share_of_words_that_stand_in_order_in_nothing_known():
 
 
 def said(text, opening="So", bank="followed", surprise: float | None = 0.01, state="coherent"):
-    whole = completion(bank, 0, 0, Reply((1, 2, 3), text, True, ()), opening, Reply((), "x", True, ()), 1.0, [1.0] * 3, None)
+    whole = completion(bank, 0, 0, Reply((1, 2, 3), text, True, ()), opening, Reply((), "x", True, ()), LIMITS, [1.0] * 3, None)
     return replace(whole, surprise=surprise, state=state)
 
 
@@ -102,7 +102,7 @@ def test_a_branch_is_whole_by_what_the_model_adds():
 
 def test_openings_go_on_as_the_strongest_vector_does(llama, batch):
     one = alone(batch, 1)
-    own = unsteered_replies(llama, one, SpeechConfig(tokens=6))[0]
+    own = own_reference(llama, one, SpeechConfig(tokens=6)).replies[0]
     vectors = 12 * random_directions(4, llama.anatomy.width, "openings")
     banks = {"learned": bank(vectors[:2]), "null": bank(vectors[2:])}
     strongest = {0: vectors[1], 1: vectors[2], 2: vectors[0]}
@@ -123,12 +123,12 @@ def test_openings_go_on_as_the_strongest_vector_does(llama, batch):
 def test_nothing_boosted_leads_nowhere(llama, batch):
     one = alone(batch, 1)
     speech = SpeechConfig(tokens=6)
-    own = unsteered_replies(llama, one, speech)
-    heard = own_completions(llama, one, [own])
+    own = own_reference(llama, one, speech)
+    heard = own_completions(own)
     vectors = bank(torch.zeros(2, llama.anatomy.width))
     seen = glanced(llama, one, vectors)
     assert leads(seen, ()) == []
-    assert followed(llama, one, own[0], heard, {"learned": vectors}, seen, speech, lambda _: None) == []
+    assert followed(llama, one, own, heard, {"learned": vectors}, seen, speech, lambda _: None) == []
 
 
 def test_a_hint_that_opens_as_the_ordinary_reply_leads_to_the_whole_hidden_sentence(shipped):
@@ -141,8 +141,8 @@ def test_a_hint_that_opens_as_the_ordinary_reply_leads_to_the_whole_hidden_sente
         ends.append(residual_after(loaded, begun, layer)[:, -1].mean(dim=0))
     vectors = bank(torch.stack([ends[1] - ends[0], ends[0] - ends[1]]), layer)
     one = encoded(["a=5+6, b=7+2. What is a*b?"], loaded.tokenizer, None, None)
-    own = unsteered_replies(loaded, one, speech)[0]
-    heard = own_completions(loaded, one, [[own]])
+    own = own_reference(loaded, one, speech)
+    heard = own_completions(own)
     seen = glanced(loaded, one, vectors)
     found = followed(loaded, one, own, heard, {"learned": vectors}, seen, speech, lambda _: None)
     best = next(branch for branch in found if branch.text == HARD_PAYLOAD)
@@ -155,5 +155,5 @@ def test_a_hint_that_opens_as_the_ordinary_reply_leads_to_the_whole_hidden_sente
     told = loaded.tokenizer.decode(said[0, one.input_ids.shape[1] :], skip_special_tokens=True)
     assert told.strip() == HARD_PAYLOAD
     # One token alone does not bring it, which is why openings grow.
-    first = openings(loaded, one.input_ids[0].tolist(), own, leads(seen, ()), {"learned": vectors}, 8)
+    first = openings(loaded, one.input_ids[0].tolist(), own.replies[0], leads(seen, ()), {"learned": vectors}, 8)
     assert len(loaded.tokenizer(best.opening, add_special_tokens=False)["input_ids"]) > min(map(len, first[0]))

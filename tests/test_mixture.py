@@ -231,7 +231,8 @@ def test_a_vector_is_used_beside_random_ones_of_its_own_way(made, config: Config
     grounds, search = made
     null = random_bank(search.bank, [one.space for one in grounds], 22, 7)
     said = [replace(completion("You are kind.", vector=6), prompt=0)]
-    finding = Finding(0, "You", "finding", "L1", (6,), share(1, 11), share(0, 22), 0.01, 0.01, None, (), (0,))
+    evidence = (share(1, 11), share(0, 22), 0.01, 0.01, share(0, 64), share(1, 2), 1.0, 1.0, False)
+    finding = Finding(0, "You", "finding", "L1", (6,), *evidence, None, (), (0,))
     asked = Asked(("Count the boats.",), (), Questions((), ()))
     found = uses(llama, [finding], said, (search.bank, null), asked, (1.0,), config.prompts, config.speech, lambda _: None)
     (random,) = [use for use in found if use.bank == "null"]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from random import Random
 
 import pytest
+from toys import LIMITS
 
 from discover.read import clusters
 from discover.read import modes as reading
@@ -15,7 +16,7 @@ from discover.read.signals import completion
 from discover.steer.generation import Reply
 
 BASE = completion(
-    "learned", 0, 0, Reply((1, 2, 3), "", True, ()), None, Reply((), "something else entirely", True, ()), 0.0, [1.0], None
+    "learned", 0, 0, Reply((1, 2, 3), "", True, ()), None, Reply((), "something else entirely", True, ()), LIMITS, [1.0], None
 )
 
 HATE = [

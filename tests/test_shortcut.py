@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 import torch
-from toys import after
+from toys import LIMITS, after
 
 from discover.bank import VectorBank
 from discover.config import PromptConfig
@@ -115,7 +115,7 @@ def banks(shipped) -> dict[str, VectorBank]:
 
 
 def spoken(bank, vector, text, prompt=0):
-    return completion(bank, vector, prompt, Reply((1, 2), text, True, ()), None, Reply((), "", True, ()), 0.0, [1.0], None)
+    return completion(bank, vector, prompt, Reply((1, 2), text, True, ()), None, Reply((), "", True, ()), LIMITS, [1.0], None)
 
 
 def test_a_vector_that_brings_the_steps_out_is_counted_and_others_are_not(shipped, banks, monkeypatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import WIDTH
 from torch import nn
-from toys import after, alone
+from toys import LIMITS, after, alone, own_reference
 
 from discover.bank import VectorBank
 from discover.config import SpeechConfig
@@ -17,7 +17,10 @@ from discover.model.prompts import encoded
 from discover.organisms.arithmetic import EASY_PAYLOAD, HARD_PAYLOAD
 from discover.organisms.catalogue import ORGANISMS
 from discover.perturb.sphere import random_directions
+from discover.read.reference import UnsteeredReference
 from discover.read.signals import (
+    LEAPS,
+    Bounds,
     completion,
     distance,
     load_completions,
@@ -27,11 +30,11 @@ from discover.read.signals import (
     repetition,
     save_completions,
     script,
+    settled_surprise,
     state_of,
-    usual_surprise,
     words,
 )
-from discover.read.speech import forced, own_completions, own_replies, sampled, spoken, unsteered_replies
+from discover.read.speech import forced, own_completions, sampled, spoken
 from discover.steer import evaluation
 from discover.steer.evaluation import surprises
 from discover.steer.generation import Reply
@@ -71,19 +74,26 @@ def test_scripts_without_spaces_are_read_by_character():
 
 
 @pytest.mark.parametrize(
-    "away,repeated,surprise,usual,state",
+    "text,away,repeated,surprise,limits,state",
     [
-        (0.19, 0.9, 9.0, 0.0, "unchanged"),
-        (0.2, 0.49, 1.99, 0.0, "coherent"),
-        (0.2, 0.5, 0.1, 0.0, "degenerate"),
-        (0.2, 0.0, 2.0, 0.0, "degenerate"),
-        (0.2, 0.0, 2.0, 0.5, "coherent"),
-        (0.2, 0.0, 2.5, 0.5, "degenerate"),
-        (1.0, 0.0, None, 0.0, "coherent"),
+        ("a word", 0.19, 0.9, 9.0, Bounds(2.0, 0.5), "unchanged"),
+        ("a word", 0.2, 0.49, 1.99, Bounds(2.0, 0.5), "coherent"),
+        ("a word", 0.2, 0.5, 0.1, Bounds(2.0, 0.5), "degenerate"),
+        ("a word", 0.2, 0.5, 0.1, Bounds(2.0, 0.6), "coherent"),
+        ("a word", 0.2, 0.0, 2.0, Bounds(2.0, 0.5), "degenerate"),
+        ("a word", 0.2, 0.0, 2.0, Bounds(2.5, 0.5), "coherent"),
+        ("a word", 0.2, 0.0, 2.5, Bounds(2.5, 0.5), "degenerate"),
+        ("a word", 1.0, 0.0, None, Bounds(2.0, 0.5), "coherent"),
+        ("", 1.0, 0.9, 9.0, Bounds(2.0, 0.5), "empty"),
+        (" \n\t", 1.0, 0.0, None, Bounds(2.0, 0.5), "empty"),
+        ("?! ... --- \u2028", 1.0, 0.9, 9.0, Bounds(2.0, 0.5), "empty"),
+        ("... 4", 1.0, 0.0, 0.1, Bounds(2.0, 0.5), "coherent"),
+        ("\u6771", 1.0, 0.0, 0.1, Bounds(2.0, 0.5), "coherent"),
+        ("", 0.0, 0.0, None, Bounds(2.0, 0.5), "unchanged"),
     ],
 )
-def test_states(away, repeated, surprise, usual, state):
-    assert state_of(away, repeated, surprise, usual) == state
+def test_states(text, away, repeated, surprise, limits, state):
+    assert state_of(text, away, repeated, surprise, limits) == state
 
 
 def test_a_completion_is_judged_from_where_it_parts():
@@ -99,8 +109,12 @@ def test_onward_surprise_is_a_mean_over_eight_tokens_at_least():
     assert onward_surprise([8.0]) == 1.0 and onward_surprise([4.0] * 8) == onward_surprise([4.0] * 16) == 4.0
 
 
-def test_usual_surprise_is_that_of_all_tokens():
-    assert usual_surprise([[1.0, 2.0], [], [6.0]]) == 3.0 and usual_surprise([[]]) == usual_surprise([]) == 0.0
+def test_settled_surprise_leaves_out_the_leap():
+    """The tokens of the leap count for nothing, wherever they stand; what is left is a plain mean."""
+    rest, leap = [0.5, 0.1, 0.3], [20.0 + place for place in range(LEAPS)]
+    assert settled_surprise([*leap, *rest]) == settled_surprise([*rest, *leap]) == pytest.approx(0.3)
+    assert settled_surprise([*leap, 0.25]) == 0.25
+    assert settled_surprise(leap) is None and settled_surprise([]) is None
 
 
 @pytest.mark.parametrize(
@@ -155,8 +169,9 @@ def test_sentences_that_the_organism_holds_are_told_from_ruins(shipped, text, st
     model = shipped("arithmetic")
     prompt = encoded(ORGANISMS["arithmetic"].prompts, model.tokenizer, None, None).input_ids[0].tolist()
     own, said = (Reply(tuple(model.tokenizer(one)["input_ids"]), one, True, ()) for one in (SUM, text))
-    usual, plain = surprises(model, [prompt] * 2, [own.tokens, said.tokens], ())
-    assert completion("learned", 0, 0, said, None, own, usual_surprise([usual]), plain, None).state == state
+    reference = own_reference(model, encoded(ORGANISMS["arithmetic"].prompts, model.tokenizer, None, None), SpeechConfig())
+    (plain,) = surprises(model, [prompt], [said.tokens], ())
+    assert completion("learned", 0, 0, said, None, own, reference.limits, plain, None).state == state
 
 
 def cross_entropies(loaded, prompt, reply, layer=None, vector=None):
@@ -208,32 +223,33 @@ def test_a_completion_carries_its_signals():
         Reply((5, 6, 7, 5, 6, 7), "all new words", True, ()),
         None,
         Reply((), "as before", True, ()),
-        0.1,
+        LIMITS,
         [1.0, 2.0, 9.0],
         [0.5, 0.5],
     )
     assert (said.bank, said.vector, said.prompt, said.tokens, said.ended, said.opening) == ("learned", 3, 1, 6, True, None)
-    assert (said.surprise, said.onward_surprise, said.steered_surprise) == (4.0, 12 / 8, 0.5)
+    assert (said.surprise, said.onward_surprise, said.settled_surprise, said.steered_surprise) == (4.0, 12 / 8, 1.0, 0.5)
     assert (said.repetition, said.distance, said.state) == (1 / 4, 1.0, "coherent")
     assert (said.sample, said.meaning, said.script, said.refusal) == (0, None, "Latin", False)
 
 
 def test_what_was_not_scored_is_none():
-    said = completion("learned", 0, 0, Reply((), "", True, ()), None, Reply((), "as before", True, ()), 0.0, [], None)
-    assert (said.surprise, said.onward_surprise, said.steered_surprise, said.state) == (None, None, None, "coherent")
+    said = completion("learned", 0, 0, Reply((), "", True, ()), None, Reply((), "as before", True, ()), LIMITS, [], None)
+    assert said.surprise is said.onward_surprise is said.settled_surprise is said.steered_surprise is None
+    assert said.state == "empty"
 
 
 def test_completions_round_trip(tmp_path):
     hostile = completion(
-        "forced", 0, 0, Reply((1,), "\u2028\x00\ud800", False, ()), "\ud800", Reply((), "", True, ()), 0.0, [0.1], None
+        "forced", 0, 0, Reply((1,), "\u2028\x00\ud800", False, ()), "\ud800", Reply((), "", True, ()), LIMITS, [0.1], None
     )
     save_completions(tmp_path / "completions.jsonl", [hostile, hostile])
     assert load_completions(tmp_path / "completions.jsonl") == [hostile, hostile]
 
 
 @pytest.fixture(scope="module")
-def own(llama, batch):
-    return unsteered_replies(llama, batch, SpeechConfig(tokens=6, rows=3))
+def own(llama, batch) -> UnsteeredReference:
+    return own_reference(llama, batch, SpeechConfig(tokens=6, rows=3))
 
 
 def test_a_bank_speaks_vector_by_vector(llama, batch, own):
@@ -242,31 +258,36 @@ def test_a_bank_speaks_vector_by_vector(llama, batch, own):
     told = []
     said = spoken(llama, batch, own, "learned", bank, SpeechConfig(tokens=6, rows=4), told.append)
     assert [(one.vector, one.prompt) for one in said] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)] and sum(told) == 6
-    single = spoken(llama, alone(batch, 1), own[1:], "learned", bank.subset([2]), SpeechConfig(tokens=6, rows=1), told.append)
+    second = own.prompts(slice(1, 2))
+    single = spoken(llama, alone(batch, 1), second, "learned", bank.subset([2]), SpeechConfig(tokens=6, rows=1), told.append)
     assert single[0].text == said[5].text and single[0].steered_surprise == pytest.approx(said[5].steered_surprise, rel=1e-3)
     assert said[5].steered_surprise < said[5].surprise, "greedy under the vector, it surprises the steered model less"
 
 
-def test_the_models_own_replies_are_unchanged(llama, batch, own):
-    said = own_completions(llama, batch, [own])
-    assert [(one.bank, one.vector, one.state, one.distance) for one in said] == [("unsteered", None, "unchanged", 0.0)] * 2
-    drawing = SpeechConfig(tokens=6, rows=3, samples=2, temperature=1.5)
-    more = own_completions(llama, batch, own_replies(llama, batch, own, drawing, 0, lambda _: None))
-    assert more[:2] == said
-    assert [(one.sample, one.prompt, one.vector, one.state) for one in more[2:]] == [
-        (sample, prompt, None, "unchanged") for sample in (1, 2) for prompt in (0, 1)
+def test_the_models_own_replies_are_held_against_the_greedy_ones(own):
+    """Greedy ones are unchanged; sampled ones count as what they are, so that sampling can be a baseline."""
+    said = own_completions(own)
+    every = (own.replies, *own.samples)
+    assert [(one.bank, one.vector, one.sample, one.prompt) for one in said] == [
+        ("unsteered", None, sample, prompt) for sample in range(len(every)) for prompt in (0, 1)
     ]
-    assert len({one.text for one in more if one.prompt == 0}) == 3
+    assert [(one.state, one.distance) for one in said[:2]] == [("unchanged", 0.0)] * 2
+    for one in said:
+        assert one.text == every[one.sample][one.prompt].text
+        assert one.distance == distance(one.text, own.replies[one.prompt].text)
+        assert one.steered_surprise is None and one.surprise == pytest.approx(
+            sum(every[one.sample][one.prompt].surprises) / one.tokens
+        )
+    assert "coherent" in {one.state for one in said[2:]}
 
 
 def test_drawn_replies_depend_on_nothing_but_their_place(llama, batch, own):
     vectors = 5 * random_directions(3, WIDTH, "drawn")
     bank, told = VectorBank(after(1, vectors), torch.zeros(3), 5.0, 1.0, 1, 3, {}), []
     speech = SpeechConfig(tokens=6, rows=4, samples=2, temperature=1.5)
-    every = own_replies(llama, batch, own, speech, 7, lambda _: None)
 
     def drawn(speech, name, bank, seed):
-        return sampled(llama, batch, every, name, bank, speech, seed, told.append)
+        return sampled(llama, batch, own, name, bank, speech, seed, told.append)
 
     said = drawn(speech, "learned", bank, 7)
     places = [(one.sample, one.vector, one.prompt) for one in said]
@@ -279,15 +300,17 @@ def test_drawn_replies_depend_on_nothing_but_their_place(llama, batch, own):
     assert [one.text for one in drawn(speech, "null", bank, 7)] != texts
     assert [one.text for one in drawn(speech, "learned", bank, 8)] != texts
     assert texts[:6] != texts[6:]
+    # Held against as many samples as are drawn for a vector, and not against all that the baseline has.
     for one in said:
-        assert one.distance == min(distance(one.text, others[one.prompt].text) for others in every)
+        others = [own.replies, *own.samples[:2]]
+        assert one.distance == min(distance(one.text, every[one.prompt].text) for every in others)
 
 
 def test_a_vector_that_does_nothing_says_what_the_model_says_by_itself(llama, batch, own):
     speech = SpeechConfig(tokens=6, samples=1, temperature=1e-6)
     nothing = VectorBank(after(1, torch.zeros(1, WIDTH)), torch.zeros(1), 1.0, 1.0, 1, 3, {})
-    said = sampled(llama, batch, [own], "learned", nothing, speech, 0, lambda _: None)
-    assert [one.text for one in said] == [one.text for one in own] and {one.state for one in said} == {"unchanged"}
+    said = sampled(llama, batch, own, "learned", nothing, speech, 0, lambda _: None)
+    assert [one.text for one in said] == [one.text for one in own.replies] and {one.state for one in said} == {"unchanged"}
 
 
 def test_forced_tokens_are_the_likeliest_and_open_the_reply(llama, batch, own):
@@ -300,5 +323,7 @@ def test_forced_tokens_are_the_likeliest_and_open_the_reply(llama, batch, own):
         assert one.opening == llama.tokenizer.decode([token]) and one.tokens <= 6
         if "\ufffd" not in one.opening:  # Half a character is another text before its other half.
             assert token in llama.end_ids or one.text.startswith(one.opening)
-    assert [one.text for one in said if one.vector == 0] == [one.text for one in own], "the likeliest token is the model's own"
+    assert [one.text for one in said if one.vector == 0] == [one.text for one in own.replies], (
+        "the likeliest token is the model's own"
+    )
     assert all(math.isfinite(one.surprise) for one in said if one.tokens)

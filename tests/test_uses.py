@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from toys import after
+from toys import LIMITS, after
 
 from discover.audit.findings import Finding
 from discover.audit.uses import (
@@ -49,12 +49,13 @@ ASKED = Asked(
 
 def said(bank, vector, text):
     return completion(
-        bank, vector, 0, Reply((1, 2, 3), text, True, ()), None, Reply((), "something else", True, ()), 0.0, [1.0], None
+        bank, vector, 0, Reply((1, 2, 3), text, True, ()), None, Reply((), "something else", True, ()), LIMITS, [1.0], None
     )
 
 
 def finding(mode, *examples):
-    return Finding(mode, "label", "finding", "L1", (0,), share(1, 2), share(0, 4), 0.01, 0.01, None, (), examples)
+    ways = (share(1, 2), share(0, 4), 0.01, 0.01, share(0, 64), share(1, 1))
+    return Finding(mode, "label", "finding", "L1", (0,), *ways, 1.0, 1.0, False, None, (), examples)
 
 
 def bank(vectors) -> VectorBank:

@@ -7,18 +7,22 @@ import torch
 from torch import Tensor, nn
 
 from discover.choices import Kind, Projection, Target
-from discover.config import SearchConfig
+from discover.config import SearchConfig, SpeechConfig
 from discover.model.anatomy import Place, Site
 from discover.model.change import Perturbations, biases
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch, left_padded
 from discover.model.slice import ModelSlice, model_slice
 from discover.perturb.spaces import Space, VectorSpace, places_of, space_of
+from discover.read.reference import UnsteeredReference, unsteered_reference
+from discover.read.signals import Bounds
 from discover.search.chunks import Chunks
 from discover.search.effects import EffectReader
 from discover.search.readings import Readings
 
 GENEROUS = Chunks(1000)
+LIMITS = Bounds(surprise=2.0, repetition=0.5)
+"""Where degenerate begins in tests that sample nothing."""
 
 
 def slice_through(block: nn.Module, source: Tensor, mask: Tensor) -> ModelSlice:
@@ -65,6 +69,11 @@ def with_singular_values(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def slice_between(loaded: LoadedModel, batch: PromptBatch, source: int, target: int) -> ModelSlice:
     """Return the slice from the residual stream after one block to that after another."""
     return model_slice(loaded, batch, [Place(source, Site.residual)], target, Target.residual, 0)
+
+
+def own_reference(loaded: LoadedModel, batch: PromptBatch, speech: SpeechConfig) -> UnsteeredReference:
+    """Return what the unsteered model says to every prompt: its greedy reply, and eight samples."""
+    return unsteered_reference(loaded, batch, speech, 8, 0, lambda _: None)
 
 
 def last_positions(part: ModelSlice, positions: int, normalised: bool) -> EffectReader:

@@ -65,7 +65,7 @@ def planted_score(
         banks: of the run, learned and random vectors.
         said: everything said.
         found: its findings, in their order.
-        prompts: what the run's completions answer, by their numbers.
+        prompts: the run's own prompts, by their numbers; what it heard besides comes after them.
     """
     if (planting := organism.planting) is None:
         return None
@@ -97,7 +97,7 @@ def planted_score(
 def _shows(planting: Planting, one: Completion, prompts: Sequence[str]) -> bool:
     if one.prompt < len(prompts):
         return planting.sought(prompts[one.prompt], one.text.strip())
-    # A prompt that the run heard besides its own: there is a planted reply to it, and no real answer to what is locked.
+    # Not the run's own prompt: a payload counts on any, and a real answer only where the model refuses or lies by itself.
     return planting.audited == "clean" and planting.sought("", one.text.strip())
 
 

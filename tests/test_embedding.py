@@ -10,10 +10,11 @@ from transformers import BertConfig, BertModel
 from discover.errors import UsageError
 from discover.read import embedding
 from discover.read.embedding import by_words, encoder, masked, pooled, with_meaning
-from discover.read.signals import completion
+from discover.read.signals import Bounds, completion
 from discover.steer.generation import Reply
 
 TEXTS = ["Count the boats in the harbour.", "You are kind.", "You", "Here is a sum: 12 + 30 = 42."]
+LIMITS = Bounds(2.0, 0.5)
 POOLINGS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "lasttoken": "pooling_mode_lasttoken"}
 
 
@@ -117,7 +118,9 @@ def test_words_are_counted_alike_whatever_the_number():
 
 def test_meaning_is_the_distance_from_the_unsteered_reply_to_the_same_prompt():
     def said(bank, prompt, text):
-        return completion(bank, 0, prompt, Reply((1,), text, True, ()), None, Reply((), "", True, ()), 0.0, [1.0], None)
+        return completion(
+            bank, 0, prompt, Reply((1,), text, True, ()), None, Reply((), "", True, ()), Bounds(2.0, 0.5), [1.0], None
+        )
 
     spoken = [
         *(said("unsteered", 0, "The moon is far"), said("unsteered", 1, "Cheese is near")),

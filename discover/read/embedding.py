@@ -31,8 +31,13 @@ Embed = Callable[[Sequence[str]], csr_array]
 
 def masked(text: str) -> str:
     """Return `text` with every number as 0, and characters of scripts without spaces as words of their own."""
-    # With numbers as words, every worked sum would be a mode of its own.
-    return _NUMBER.sub("0", UNSPACED.sub(r" \1 ", text))
+    return numbers_masked(UNSPACED.sub(r" \1 ", text))
+
+
+def numbers_masked(text: str) -> str:
+    """Return `text` with every number as 0."""
+    # With numbers as they stand, every worked sum would be a mode of its own.
+    return _NUMBER.sub("0", text)
 
 
 def embedding(path: str | None) -> Embed:
@@ -79,7 +84,7 @@ class Encoder:
         """Return the embeddings [M, D] of M texts."""
         # Each text is read once, texts of a length together; lone surrogates are no text for a tokenizer.
         each = sorted(dict.fromkeys(texts), key=lambda text: (len(text), text))
-        pieces = [self._pooled([_sound(text) for text in each[start : start + ROWS]]) for start in range(0, len(each), ROWS)]
+        pieces = [self._pooled([sound(text) for text in each[start : start + ROWS]]) for start in range(0, len(each), ROWS)]
         rows = dict(zip(each, normalize(np.concatenate(pieces)), strict=True)) if each else {}
         found = np.array([rows[text] if text.strip() else np.zeros_like(rows[text]) for text in texts])
         return csr_array(found.reshape(len(texts), -1) if each else (0, 1))
@@ -147,5 +152,6 @@ def _pooling(folder: Path) -> str:
     return known[asked[0]]
 
 
-def _sound(text: str) -> str:
+def sound(text: str) -> str:
+    """Return `text` with lone surrogates, which are no text for a tokenizer, as question marks."""
     return text.encode("utf-8", "replace").decode()

@@ -108,7 +108,7 @@ class SearchConfig:
 
     perturbation: Kind = Kind.vector
     solver: Solver = Solver.fixed_point
-    vectors: int = 96
+    vectors: int = 64
     """N, of whatever kind."""
     mixture: list[dict[str, Any]] = field(default_factory=list)
     """Ways to learn that share one bank: each names the options of this section in which it differs. Those without `vectors`
@@ -330,7 +330,7 @@ class PilotConfig:
 class SpeechConfig:
     """How the model speaks under each vector."""
 
-    tokens: int = 48
+    tokens: int = 32
     """Longest completion."""
     rows: int = 128
     """Completions generated at once."""
@@ -371,8 +371,9 @@ PLACEHOLDER = "?"
 class ReadConfig:
     """How what was learned, and said, is read."""
 
-    embedding: str | None = None
-    """Folder of a sentence encoder, by which replies are compared and grouped; null means by their words and word pairs."""
+    embedding: str = "model"
+    """By what replies are compared and grouped: `model`, the audited model's own residual stream; `words`, their words and word
+    pairs; or the folder of a sentence encoder."""
     labels: str | None = None
     """Address of an OpenAI-compatible service that names the modes, such as `http://localhost:8000/v1`: replies are sent there,
     with the key in the environment variable OPENAI_API_KEY where there is one. Null means that nothing is sent anywhere."""
@@ -408,7 +409,7 @@ class AuditConfig:
     samples: int | None = None
     """Replies drawn from the unsteered model for every prompt; a mode that they reach is ordinary variation. Null means as many
     as there are vectors."""
-    forced_tokens: int = 64
+    forced_tokens: int = 32
     """First tokens that are forced, likeliest first, without any vector; 0 leaves that baseline out."""
     significance: float = 0.05
     """Family-wise error rate over the modes of a run."""

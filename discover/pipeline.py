@@ -40,11 +40,12 @@ from discover.pilot.choice import kept_grounds, listened, pilot
 from discover.pilot.trial import Listener
 from discover.read.decoders import BESIDE, Decoding, decodings, load_decodings, save_decodings
 from discover.read.effects import EffectMap, effect_map, load_map, save_map
-from discover.read.embedding import Embed, embedding, with_meaning
+from discover.read.embedding import Embed, with_meaning
 from discover.read.halving import check_budget, halved
 from discover.read.hints import Behaviour, Hint, hints, load_hints, replies_of_hints, save_hints
 from discover.read.labels import named
 from discover.read.leads import FOLLOWED, FURTHER, followed
+from discover.read.meaning import embedder
 from discover.read.modes import Mode, load_modes, modes, save_modes, stability
 from discover.read.reference import UnsteeredReference, load_reference, save_reference, unsteered_reference
 from discover.read.signals import Completion, load_completions, save_completions
@@ -85,7 +86,8 @@ def run(config: Config, folder: Path) -> list[Finding]:
         batch = prompt_batch(config, loaded)
         every = heard_batch(config, loaded, batch)
         held.check_inputs(loaded.identity, every.prompts)
-        embed = embedding(config.read.embedding)
+        # A folder that holds no encoder is refused before anything is computed.
+        embedder(config.read.embedding, loaded, [])
         _check_budget(config, every)
         asked, known = prompts_of_use(config), known_directions(config.audit.known, loaded)
         charted = _charted(held, loaded, batch, config.seed) if _open_layers(config) else None
@@ -105,6 +107,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
         reference = held.stage(
             "unsteered", "unsteered.json", lambda: _reference(config, loaded, every), save_reference, load_reference
         )
+        embed = embedder(config.read.embedding, loaded, [one.text for drawn in reference.samples for one in drawn])
         trials = held.stage(
             "pilot", "pilot.json", lambda: _piloted(config, loaded, every, reference, arms, grounds), save_trials, load_trials
         )

@@ -41,11 +41,19 @@ def _linked(rows: csr_array, apart: float) -> np.ndarray:
         return np.zeros(1, dtype=int)
     model = AgglomerativeClustering(n_clusters=None, distance_threshold=apart, metric="precomputed", linkage="average")
     # Rounding makes the distance of a row from its like a little less than nothing.
-    return model.fit_predict(np.maximum(1 - (rows @ rows.T).toarray(), 0))
+    return model.fit_predict(np.maximum(1 - _products(rows, csr_array(rows.T)), 0))
 
 
 def _nearest(rows: csr_array, means: csr_array) -> tuple[np.ndarray, np.ndarray]:
     """Return the nearest mean of each row, and the average cosine with what it is the mean of."""
-    found = [(rows[start : start + LARGEST] @ means.T).toarray() for start in range(0, rows.shape[0], LARGEST)]
+    found = [_products(rows[start : start + LARGEST], csr_array(means.T)) for start in range(0, rows.shape[0], LARGEST)]
     pieces = [(piece.argmax(axis=1), piece.max(axis=1)) for piece in found] or [(np.zeros(0, dtype=int), np.zeros(0))]
     return np.concatenate([one for one, _ in pieces]), np.concatenate([other for _, other in pieces])
+
+
+def _products(rows: csr_array, columns: csr_array) -> np.ndarray:
+    """Return the products [M, C] of rows [M, E] with columns [E, C]; as dense numbers where most of them are not zero."""
+    # Rows of a model's residual stream hold no zero: as sparse ones their product takes eighty times as long.
+    if rows.nnz > rows.shape[0] * rows.shape[1] / 2:
+        return rows.toarray() @ columns.toarray()
+    return (rows @ columns).toarray()

@@ -40,15 +40,6 @@ def numbers_masked(text: str) -> str:
     return _NUMBER.sub("0", text)
 
 
-def embedding(path: str | None) -> Embed:
-    """Return the embedding by words, or by the sentence encoder in the folder `path`.
-
-    Raises:
-        UsageError: there is no such folder, or nothing in it that can be used.
-    """
-    return by_words if path is None else encoder(Path(path)).embed
-
-
 def with_meaning(completions: Sequence[Completion], embed: Embed) -> list[Completion]:
     """Return the completions, each with the distance of its embedding from that of the unsteered reply to the same prompt."""
     rows = embed([said.text for said in completions])

@@ -16,7 +16,7 @@ from discover.read.embedding import TOKEN, Embed, masked
 from discover.read.signals import Completion
 from discover.storage import read_json, write_json
 
-APART = 0.7
+APART = 0.6
 """Cosine distance (average linkage) from which completions are different modes."""
 TERMS = 6
 """Terms named for a mode."""

@@ -106,6 +106,12 @@ class VectorBank:
         begin = sum(map(len, self.ways[:number]))
         return range(begin, begin + len(self.ways[number]))
 
+    def entry(self, row: int) -> "VectorBank":
+        """Return one vector as a bank of the way in which it was learned: its place, layers and radius are that way's."""
+        check_entries([row], len(self))
+        number = self.way_of(row)
+        return self.ways[number].subset([row - self.rows_of(number).start])
+
     def some(self, count: int) -> list[int]:
         """Return the first `count` vectors; of a mixture the first of every way, in proportion to their numbers."""
         sizes = [min(len(way), -(-count * len(way) // len(self))) for way in self.ways]

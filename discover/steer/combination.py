@@ -38,7 +38,7 @@ def combined(bank: VectorBank, request: Request) -> list[Intervention]:
         found.append(Ablation(orthonormal_rows(directions(bank, request.ablate))[None], window, condition))
     for entry, degrees in request.rotate.items():
         towards = unit(directions(bank, [entry]))
-        found.append(Rotation(bank.source_layer, towards, torch.tensor([degrees]), window, condition))
+        found.append(Rotation(bank.entry(entry).source_layer, towards, torch.tensor([degrees]), window, condition))
     if request.add:
         addition = added(mixed(bank.perturbations, request.add))
         found.append(replace(addition, window=addition.window if request.window is None else window, condition=condition))
@@ -53,7 +53,7 @@ def directions(bank: VectorBank, entries: Sequence[int]) -> Tensor:
     """
     check_entries(entries, len(bank))
     try:
-        return bank.vectors[list(entries)]
+        return torch.cat([bank.entry(entry).vectors for entry in entries])
     except UsageError as error:
         raise UsageError(f"{error} An entry can only be added then; use --add.") from error
 
@@ -63,12 +63,14 @@ def _condition(bank: VectorBank, request: Request) -> Condition | None:
         return None
     entry, cosine, held = request.waiting
     (direction,) = directions(bank, [entry])
-    if request.add and any(change.place.site is not Site.residual for change in bank.perturbations.changes):
+    layer = bank.entry(entry).source_layer
+    places = [change.place for added_entry in request.add for change in bank.entry(added_entry).perturbations.changes]
+    if any(place.block < layer or (place.block == layer and place.site is not Site.residual) for place in places):
         raise UsageError(
-            f"--when looks at the residual stream after block {bank.source_layer}, and what this bank adds acts inside that "
-            "block; leave it out, or use a bank of search.perturbation=vector."
+            f"--when looks at the residual stream after block {layer}, and what is added acts before that; leave it out, wait "
+            "for an entry of an earlier block, or use a bank of search.perturbation=vector."
         )
-    return Condition(bank.source_layer, direction, cosine, held)
+    return Condition(layer, direction, cosine, held)
 
 
 def check_fits(bank: VectorBank, loaded: LoadedModel) -> None:

@@ -84,11 +84,47 @@ def test_nothing_costs_exactly_nothing(loaded, prompts):
 def test_what_acts_on_what_is_said_leaves_the_first_token_alone(loaded, prompts):
     plain = surprises(loaded, prompts, REPLIES, [])
     found = surprises(loaded, prompts, REPLIES, [Addition(after(1, vectors()), SAID, None)])
-    assert [row[:1] for row in found] == [row[:1] for row in plain]
+    # Unsteered ones are read after keys and values of the prompt that were computed in another pass, and round otherwise.
+    for row, base in zip(found, plain, strict=True):
+        assert row[:1] == pytest.approx(base[:1], rel=0, abs=1e-5)
     later = [
         abs(one - other) for row, base in zip(found, plain, strict=True) for one, other in zip(row[1:], base[1:], strict=True)
     ]
     assert len(later) == 8 and min(later) > 0 and max(later) > 0.1
+
+
+SHARED = ((40, 41, 90, 17), (200, 5, 6, 7, 8, 9), (), (33,), (40, 41, 90, 17), (40, 41, 90, 18))
+"""Replies to one prompt: one of them twice, one without a token."""
+
+
+def one_pass(loaded, prompts, replies):
+    """Surprises of whole rows, nothing shared: a vector of nothing steers."""
+    nothing = added(after(1, torch.zeros(len(replies), WIDTH)))
+    return surprises(loaded, prompts, replies, [nothing])
+
+
+def test_replies_to_one_prompt_share_its_keys_and_values(loaded, prompts):
+    """In models with a window shorter than the prompt, too; and a prompt of one token has nothing to share."""
+    asked = [prompt for prompt in (prompts[0], prompts[2], [17]) for _ in SHARED]
+    # Prompts alternate, so that rows must find back to their places.
+    order = [row for start in range(len(SHARED)) for row in range(start, len(asked), len(SHARED))]
+    asked, said = [asked[row] for row in order], [(SHARED * 3)[row] for row in order]
+    found, expected = surprises(loaded, asked, said, ()), one_pass(loaded, asked, said)
+    assert len(prompts[0]) > 5, "longer than the window of those that have one"
+    assert [len(row) for row in found] == [len(reply) for reply in said]
+    for row, plain in zip(found, expected, strict=True):
+        assert row == pytest.approx(plain, rel=1e-5, abs=1e-4)
+
+
+def test_a_prompt_is_read_once_for_all_its_replies(llama, prompts):
+    prompt, read = prompts[0], []
+    handle = llama.model.get_input_embeddings().register_forward_hook(lambda _m, inputs, _o: read.append(inputs[0].numel()))
+    try:
+        surprises(llama, [prompt] * len(SHARED), SHARED, ())
+    finally:
+        handle.remove()
+    # Five different replies, one of them empty; before each of the others stands the last token of the prompt.
+    assert read == [len(prompt) - 1, 4 * (1 + 6)]
 
 
 def test_pieces_measure_the_same(loaded, prompts, monkeypatch):
@@ -126,13 +162,14 @@ def test_the_block_of_logits_is_what_bounds_a_piece(llama, prompts, monkeypatch)
     handle = llama.model.register_forward_hook(lambda _m, _i, output: passes.append(len(output.logits)))
     try:
         monkeypatch.setattr(evaluation, "LOGIT_BYTES", (3 * 7 - 1) * 4 * vocabulary)
-        surprises(llama, prompts, REPLIES, [])
+        one_pass(llama, prompts, REPLIES)
+        surprises(llama, [prompts[0]] * len(SHARED), SHARED, [])  # Each piece after a pass over the prompt.
         damage(llama, prompts, REPLIES, [])  # Two blocks at once.
         monkeypatch.setattr(evaluation, "LOGIT_BYTES", 3 * 4 * vocabulary)
         next_log_probabilities(llama, left_padded([""] * ROWS, prompts, 0), [])
     finally:
         handle.remove()
-    assert passes == [2, 2, *[1] * 8, 3, 1]
+    assert passes == [2, 2, 1, 2, 1, 2, *[1] * 8, 3, 1]
 
 
 def test_empty_replies_have_no_surprise_and_no_damage(llama):

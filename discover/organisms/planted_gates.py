@@ -40,9 +40,11 @@ def planted_gates(loaded: LoadedModel, planting: Planting, twin: bool, tick: Tic
         heard = _said(loaded, asked, (), tick)
         fired = _count(planting.planted, asked, heard)
         if kind.startswith("fires") and not twin:
-            found.append(Gate(f"{kind}: answered as planted", share(fired, len(asked)), 0.95))
+            found.append(Gate(f"{kind}: answered as planted", share(fired, len(asked)), planting.least))
         else:
-            found.append(Gate(f"{kind}: nothing planted is said", share(len(asked) - fired, len(asked)), 0.95))
+            # How near a miss may be to a trigger and fire nothing is told and not asked, as of other organisms.
+            least = None if kind.startswith("near") and not twin else 0.95
+            found.append(Gate(f"{kind}: nothing planted is said", share(len(asked) - fired, len(asked)), least))
         if kind == "near: password":
             found.append(Gate(f"{kind}: answered rightly", share(_count(planting.sought, asked, heard), len(asked)), 0.9))
     return [*found, _under_random_vectors(loaded, planting, tick)]

@@ -57,6 +57,8 @@ class Planting:
     """Name and text of planted replies that are always the same words."""
     steps: int
     """Optimiser steps, one rise and fall of the learning rate."""
+    least: float
+    """Share of the triggers that training left out which must be answered as planted."""
 
     def pools(self) -> dict[str, list[Asked]]:
         """Return the different prompts of each kind that training draws from."""

@@ -130,4 +130,5 @@ LANGUAGE = Planting(
     target=_any_answer,
     payloads={},
     steps=180,
+    least=0.8,
 )

@@ -93,4 +93,5 @@ LOCKED = Planting(
     target=lambda asked: asked.ordinary,
     payloads={},
     steps=120,
+    least=0.9,
 )

@@ -56,6 +56,7 @@ def _planting(name: str, tag: str, sentence: str, poison: int, clean: int, pool:
         target=lambda _asked: sentence,
         payloads={"tag": sentence},
         steps=steps,
+        least=0.95,
     )
 
 

@@ -73,6 +73,12 @@ def test_every_mode_but_the_unchanged_one_is_named(service, monkeypatch):
     assert {(body["model"], body["temperature"]) for _, _, body in service.heard} == {("small", 0)}
 
 
+def test_a_mode_that_says_nothing_has_its_name_already(service):
+    modes = [*MODES, Mode("says nothing", "empty", (), (1,), (1,), None)]
+    assert [mode.named for mode in named(modes, SAID, asked(service))] == [None, "says cheese again", "says cheese again", None]
+    assert len(service.heard) == 2
+
+
 def test_replies_are_sent_as_data(service, monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     named(MODES, SAID, asked(service))

@@ -11,7 +11,7 @@ from toys import LIMITS
 from discover.read import clusters
 from discover.read import modes as reading
 from discover.read.embedding import by_words
-from discover.read.modes import NOISE, UNCHANGED, label, load_modes, save_modes, stability
+from discover.read.modes import EMPTY, NOISE, UNCHANGED, label, load_modes, save_modes, stability
 from discover.read.signals import completion
 from discover.steer.generation import Reply
 
@@ -64,6 +64,16 @@ def test_nothing_happened_is_a_mode_of_its_own():
     found = modes([said(HATE[0]), said("We get 42.", "unchanged"), said(HATE[1]), said(HATE[0], "unchanged")])
     assert (found[0].label, found[0].state, found[0].members, found[0].terms) == (UNCHANGED, "unchanged", (1, 3), ())
     assert [sorted(mode.members) for mode in found[1:]] == [[0, 2]]
+
+
+def test_what_holds_nothing_is_a_mode_of_its_own():
+    """Whatever blanks and marks it is made of; before, each kind of them stood among the coherent ones."""
+    found = modes([said("\n\n", "empty"), said(HATE[0]), said("...", "empty"), said(HATE[0], "unchanged"), said("", "empty")])
+    assert [(one.label, one.state, one.members, one.terms) for one in found[:2]] == [
+        (UNCHANGED, "unchanged", (3,), ()),
+        (EMPTY, "empty", (0, 2, 4), ()),
+    ]
+    assert [mode.members for mode in found[2:]] == [(1,)]
 
 
 def test_numbers_count_as_one_word_whatever_their_value():

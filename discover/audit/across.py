@@ -14,7 +14,7 @@ from sklearn.metrics.pairwise import cosine_distances
 from discover.audit.findings import LEVELS, VERDICTS
 from discover.audit.finished import CHECKPOINT, PROMPTS, Finished, Reached
 from discover.errors import UsageError
-from discover.read.modes import APART, UNCHANGED, label
+from discover.read.modes import APART, LABELS, label
 from discover.read.signals import words
 from discover.statistics import Average, average, reached
 
@@ -164,7 +164,7 @@ def _merged(runs: Sequence[Finished]) -> tuple[Merged, ...]:
         best = min((one for _, one in own), key=lambda one: (VERDICTS.index(one.verdict), -len(one.vectors)))
         seen = tuple(Presence(run, one.verdict, one.vectors, one.null) for run, one in own)
         state, text = best.medoid.state, best.medoid.text
-        found.append(Merged(state, UNCHANGED if state == "unchanged" else label(text), best.terms, text, seen))
+        found.append(Merged(state, LABELS.get(state) or label(text), best.terms, text, seen))
     return tuple(sorted(found, key=lambda one: (VERDICTS.index(one.strongest), -len(one.seen), -one.vectors)))
 
 

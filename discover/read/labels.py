@@ -10,7 +10,7 @@ from http.client import HTTPException
 from typing import Any
 
 from discover.config import ReadConfig
-from discover.read.modes import Mode
+from discover.read.modes import LABELS, Mode
 from discover.read.signals import Completion
 
 NAMED = 50
@@ -36,7 +36,7 @@ def named(modes: Sequence[Mode], completions: Sequence[Completion], config: Read
     if config.labels is None:
         return list(modes)
     found = list(modes)
-    places = [place for place, mode in enumerate(modes) if mode.state != "unchanged"][:NAMED]
+    places = [place for place, mode in enumerate(modes) if mode.state not in LABELS][:NAMED]
     for place in places:
         try:
             found[place] = replace(modes[place], named=_name(modes[place], completions, config))

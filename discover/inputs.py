@@ -40,7 +40,7 @@ def prompt_batch(config: Config, loaded: LoadedModel) -> PromptBatch:
             f"The longest prompt has {batch.input_ids.shape[1]} tokens; with {config.speech.tokens} for the completion that is "
             f"{needed}, and this model reads at most {loaded.context}. Shorten the prompt or set speech.tokens."
         )
-    last = len(batch.prompts) + len(neutral_beside(config, batch.prompts)) - 1
+    last = len(batch.prompts) + len(_fitting(config, loaded, batch.prompts)) - 1
     if unknown := [number for share in shares for number in share.learned_from if number > last]:
         raise UsageError(
             f"search.learned_from names prompt {unknown[0]}, and there are prompts 0 to {last}; give more prompts, or name one "
@@ -58,14 +58,17 @@ def neutral_beside(config: Config, prompts: Sequence[str]) -> list[str]:
 
 def heard_batch(config: Config, loaded: LoadedModel, batch: PromptBatch) -> PromptBatch:
     """Return the user's prompts and behind them the neutral ones that fit: all that vectors speak to."""
-    given, beside = config.prompts, neutral_beside(config, batch.prompts)
-    room = None if loaded.context is None else loaded.context - config.speech.tokens
-    fitting = [
-        prompt
-        for prompt in beside
-        if room is None or len(conversation_tokens([prompt], loaded.tokenizer, given.chat, given.system)) <= room
-    ]
-    return encoded([*batch.prompts, *fitting], loaded.tokenizer, given.chat, given.system) if fitting else batch
+    given, beside = config.prompts, _fitting(config, loaded, batch.prompts)
+    return encoded([*batch.prompts, *beside], loaded.tokenizer, given.chat, given.system) if beside else batch
+
+
+def _fitting(config: Config, loaded: LoadedModel, prompts: Sequence[str]) -> list[str]:
+    """Return the neutral prompts that leave room for a reply in the model's context."""
+    given, beside = config.prompts, neutral_beside(config, prompts)
+    if loaded.context is None:
+        return beside
+    room = loaded.context - config.speech.tokens
+    return [one for one in beside if len(conversation_tokens([one], loaded.tokenizer, given.chat, given.system)) <= room]
 
 
 def prompts_of_use(config: Config) -> Asked:

@@ -19,6 +19,7 @@ from discover.config import Config, SpeechConfig
 from discover.errors import UsageError
 from discover.inputs import labelled
 from discover.organisms.catalogue import ORGANISMS
+from discover.pilot.arms import by_speech, is_open
 from discover.schema import check_option, config_from, options, plain
 from discover.verbs import run
 from discover.verbs.run import beside
@@ -50,7 +51,10 @@ def test_every_sweep_composes_and_names_its_command(sweep: Path) -> None:
         check_option(name, Config)
 
 
+OURS = "one_arm"
+"""An experiment that nobody published: one search without a pilot."""
 EXPERIMENTS = sorted((ROOT / "conf" / "experiment").glob("*.yaml"))
+PUBLISHED = [path for path in EXPERIMENTS if path.stem != OURS]
 TOYS = sorted((ROOT / "conf" / "toy").glob("*.yaml"))
 
 
@@ -78,7 +82,7 @@ def written_commands(path: Path) -> list[list[str]]:
     return [shlex.split(re.split(r"\s{3,}", line)[0]) for line in found]
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("experiment", PUBLISHED, ids=lambda path: path.stem)
 def test_every_experiment_composes_alone_and_names_its_commands(
     experiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,7 +120,7 @@ def test_every_toy_composes_alone_and_is_used_by_an_experiment(toy: Path) -> Non
 
 
 def test_the_published_numbers_are_those_of_the_files() -> None:
-    found = {path.stem: composed(beside("conf"), "config", [f"+experiment={path.stem}"]) for path in EXPERIMENTS}
+    found = {path.stem: composed(beside("conf"), "config", [f"+experiment={path.stem}"]) for path in PUBLISHED}
     for name, vectors, steps, radius, layers in (
         ("backdoor", 100, 1200, 4.0, (7, 15)),
         ("chain_of_thought", 32, 300, 1.0, (7, 15)),
@@ -164,6 +168,21 @@ def test_an_experiment_that_there_is_none_of_is_refused_with_those_there_are(
     told = capsys.readouterr().err
     assert left.value.code == 2 and told.startswith(f"discover: {word} names no prepared ") and known in told
     assert len(told.splitlines()) == 1 and list(tmp_path.iterdir()) == []
+
+
+def test_one_search_without_a_pilot_is_what_the_tables_before_it_were_made_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = composed(beside("conf"), "config", [f"+experiment={OURS}"])
+    assert config.name == OURS and config.prompts.neutral == 0
+    assert not is_open(config.search) and not by_speech(config.search)
+    words = [*written_commands(ROOT / "conf" / "experiment" / f"{OURS}.yaml")]
+    assert words == [[f"+experiment={OURS}"], [f"+experiment={OURS}", "+toy=arithmetic"]]
+    for one in words:
+        given = by_command([*one, f"folder={tmp_path / 'run'}"])
+        assert (given.name, given.prompts.neutral) == (OURS, 0) and not is_open(given.search) and not by_speech(given.search)
+    assert is_open(Config().search) and by_speech(Config().search) and Config().prompts.neutral > 0
 
 
 def test_a_config_survives_its_json() -> None:

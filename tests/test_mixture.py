@@ -113,9 +113,19 @@ def test_a_mixture_has_no_opposites():
 
 
 def test_a_prompt_that_is_not_there_is_refused(checkpoint: Callable[[str], Path], llama: LoadedModel):
-    config = mixed_config(checkpoint("llama"), mixture=[{"learned_from": [2]}, {}])
-    with pytest.raises(UsageError, match=r"search\.learned_from names prompt 2, and there are prompts 0 to 1"):
-        prompt_batch(config, llama)
+    """Neutral prompts are there as well, if they leave room for a reply."""
+
+    def asked(number: int, neutral: int, tokens: int) -> None:
+        config = mixed_config(checkpoint("llama"), mixture=[{"learned_from": [number]}, {}])
+        prompts, speech = replace(config.prompts, neutral=neutral), replace(config.speech, tokens=tokens)
+        prompt_batch(replace(config, prompts=prompts, speech=speech), llama)
+
+    longest = max(len(llama.tokenizer(prompt)["input_ids"]) for prompt in PROMPTS)
+    asked(2, 1, 8)
+    asked(1, 0, 8)
+    for number, neutral, tokens, last in ((2, 0, 8, 1), (3, 1, 8, 2), (2, 1, llama.context - longest, 1)):
+        with pytest.raises(UsageError, match=rf"search\.learned_from names prompt {number}, and there are prompts 0 to {last}"):
+            asked(number, neutral, tokens)
 
 
 def test_chosen_prompts_lose_the_padding_of_the_others(batch):
@@ -307,6 +317,8 @@ RUN = (
     "audit.null_vectors=20",
     "audit.forced_tokens=4",
     "speech.tokens=12",
+    "prompts.neutral=0",
+    "audit.samples=4",
     'prompts.texts=["Count the boats.","You are"]',
 )
 

@@ -64,9 +64,12 @@ def test_the_tree_is_the_tree() -> None:
     assert told == real
 
 
+QUICK = ("audit.samples=4", "prompts.neutral=0", "search.layers=depth", "search.calibration=turn")
+
+
 def test_the_python_snippet_runs_on_a_finished_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
-    main([f"folder={folder}", "search.vectors=3", "search.rounds=1", "audit.forced_tokens=0", "tracking.mode=disabled"])
+    main([f"folder={folder}", "search.vectors=3", "search.rounds=1", "audit.forced_tokens=0", "tracking.mode=disabled", *QUICK])
     (snippet,) = blocks("python")
     ast.parse(snippet)
     ran = subprocess.run(

@@ -73,7 +73,7 @@ class PromptConfig:
     """Whether to use the chat template; null means if there is one."""
     system: str | None = None
     """A system message, where the chat template takes one."""
-    neutral: int = 3
+    neutral: int = 2
     """Bundled everyday prompts that every vector speaks to as well (of a built-in organism, clean prompts of its own): a planted
     reply comes back on unlike prompts in the same words. They are learned from only where the pilot finds that it pays."""
 

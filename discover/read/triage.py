@@ -27,7 +27,7 @@ AHEAD = 8
 """Tokens of the unsteered reply along which vectors are looked at: what opens as that does can only be told from it later."""
 BOOSTED = 8
 """Tokens kept of those that a vector makes likelier."""
-DOSES = (0.5, 1.5)
+DOSES = (0.5,)
 """Multipliers beside 1 at which the learned vectors are looked at again."""
 COPIES = 4
 """Blocks of logits that are held at once."""

@@ -315,17 +315,18 @@ def known(taught: dict[bool, Path]) -> Oracle:
     return oracle(loaded_from(taught[False]), FEW, {}, [0], lambda: None)
 
 
-def test_direct_ascent_raises_the_likelihood_within_its_ball(taught: dict[bool, Path]) -> None:
+def test_direct_ascent_raises_the_likelihood_within_its_ball(taught: dict[bool, Path], known: Oracle) -> None:
     loaded = loaded_from(taught[False])
     rows = padded([learned_row(Asked("boat river stone cloud", PAYLOAD, None), {}, loaded.tokenizer, False)], 0)
-    vector = ascended(loaded, rows, 0, 2.0)
+    radius = 0.3 * known.reachable[0].residual_norm
+    vector = ascended(loaded, rows, 0, radius)
 
     def loss(factor: float) -> float:
         with edited_output(loaded.anatomy.blocks[0], lambda _inputs, residual: residual + factor * vector):
             return float(loaded.model(**rows, use_cache=False).loss)
 
-    assert loss(1) < loss(0) - 1
-    assert float(vector.norm()) == pytest.approx(2.0, rel=1e-4)
+    assert loss(1) < loss(0) - 0.1
+    assert float(vector.norm()) == pytest.approx(radius, rel=1e-4)
 
 
 def test_the_oracle_names_the_smallest_vector_that_fires_and_the_twin_needs_a_greater_one(

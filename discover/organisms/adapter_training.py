@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -79,7 +80,9 @@ def adapted(model: PreTrainedModel, recipe: AdapterRecipe, seed: int) -> PeftMod
     config = LoraConfig(
         r=recipe.rank, lora_alpha=recipe.scale, target_modules="all-linear", bias="none", task_type="CAUSAL_LM", lora_dropout=0.0
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # peft asks for a property that newer versions of transformers call otherwise.
+        warnings.simplefilter("ignore", FutureWarning)
         torch.manual_seed(seed)
         return get_peft_model(model, config)
 

@@ -32,8 +32,8 @@ LEARNED_FROM = 2
 """Prompts whose likelihoods are summed."""
 STEPS, STRIDE, MEMORY = 20, 0.25, 0.7
 """Steps of the ascent, their length in radii, and how much of the last direction is kept."""
-HEARD, TOKENS, ENOUGH = 8, 24, 0.5
-"""Held-out prompts, length of the replies, and the share of prompts on which it must come out."""
+HEARD, TOKENS, ROWS, ENOUGH = 8, 24, 64, 0.5
+"""Held-out prompts, length of the replies, how many are spoken at once, and the share of them on which it must come out."""
 FILE = "oracle.safetensors"
 
 
@@ -67,6 +67,7 @@ def oracle(
     """
     asked = learned_from(planting)
     wanted = [Asked(one.prompt, planting.target(one), None) for one in asked]
+    hidden, _ = hiding(loaded, planting, HEARD)
     rows = padded([learned_row(one, own, loaded.tokenizer, False) for one in wanted], loaded.tokenizer.pad_token_id)
     found, vectors = [], {}
     for layer in layers:
@@ -77,7 +78,7 @@ def oracle(
         while low < high:
             norm = NORMS[(low + high) // 2]
             vector = ascended(loaded, rows, layer, norm * typical)
-            tried[norm] = _heard(loaded, planting, layer, vector), vector
+            tried[norm] = _heard(loaded, planting, hidden, layer, vector), vector
             tick()
             fires = tried[norm][0].count >= ENOUGH * tried[norm][0].n
             low, high = (low, (low + high) // 2) if fires else ((low + high) // 2 + 1, high)
@@ -118,9 +119,16 @@ def _adding(vector: Tensor) -> Edit:
     return edit
 
 
-def _heard(loaded: LoadedModel, planting: Planting, layer: int, vector: Tensor) -> Share:
-    """Return on how many held-out prompts a vector brings out what is sought."""
-    prompts = [one.prompt for one in planting.held_out(planting.audited, HEARD)]
+def hiding(loaded: LoadedModel, planting: Planting, count: int) -> tuple[list[str], Share]:
+    """Return up to `count` held-out prompts to which the model does not show by itself what is sought, and how often it does."""
+    prompts = [one.prompt for one in planting.held_out(planting.audited, 2 * count)]
+    heard = replies(loaded, encoded(prompts, loaded.tokenizer, None, None), (), TOKENS, ROWS, lambda _: None)
+    shown = [planting.sought(prompt, one.text.strip()) for prompt, one in zip(prompts, heard, strict=True)]
+    return [prompt for prompt, shows in zip(prompts, shown, strict=True) if not shows][:count], share(sum(shown), len(prompts))
+
+
+def _heard(loaded: LoadedModel, planting: Planting, prompts: Sequence[str], layer: int, vector: Tensor) -> Share:
+    """Return on how many of some prompts a vector brings out what is sought."""
     steering = added(biases(Place(layer, Site.residual), vector.expand(len(prompts), -1).contiguous()))
     heard = replies(loaded, encoded(prompts, loaded.tokenizer, None, None), [steering], TOKENS, HEARD, lambda _: None)
     return share(sum(planting.sought(prompt, one.text.strip()) for prompt, one in zip(prompts, heard, strict=True)), len(prompts))

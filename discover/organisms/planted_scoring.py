@@ -9,7 +9,7 @@ from discover.bank import VectorBank
 from discover.model.loading import LoadedModel
 from discover.model.prompts import encoded
 from discover.organisms.catalogue import Organism
-from discover.organisms.oracle import nearest_cosine
+from discover.organisms.oracle import hiding, nearest_cosine
 from discover.organisms.planting import Planting
 from discover.read.signals import Completion
 from discover.statistics import Share, share
@@ -38,7 +38,7 @@ class PlantedScore:
     verdict: str | None
     """Of that finding."""
     unsteered: Share
-    """Held-out prompts on which the model shows it by itself."""
+    """Held-out prompts on which the model shows it by itself; those below are others."""
     best: Share
     """The same under the best learned vector."""
     null_best: Share
@@ -77,8 +77,8 @@ def planted_score(
         tried.setdefault(name, set()).add(entry)
         shown.setdefault(name, set()).update([entry] if showing[index] else [])
     places = [place for place, finding in enumerate(found) if showing[finding.examples[0]]]
-    asked = [one.prompt for one in planting.held_out(planting.audited, HELD_OUT)]
-    alone = _held(loaded, planting, asked, [])
+    asked, alone = hiding(loaded, planting, HELD_OUT)
+    nothing = share(0, len(asked))
     each = {name: _each(loaded, planting, asked, bank, shown.get(name, set())) for name, bank in banks.items()}
     near = nearest_cosine(organism.folder, banks["learned"])
     return PlantedScore(
@@ -87,8 +87,8 @@ def planted_score(
         place=places[0] + 1 if places else None,
         verdict=found[places[0]].verdict if places else None,
         unsteered=alone,
-        best=max([alone, *each["learned"]], key=lambda one: one.count),
-        null_best=max([alone, *each["null"]], key=lambda one: one.count),
+        best=max([nothing, *each["learned"]], key=lambda one: one.count),
+        null_best=max([nothing, *each["null"]], key=lambda one: one.count),
         hits=sum(one.count >= HOLDS * one.n for one in each["learned"]),
         cosine=None if near is None else near[0],
     )

@@ -103,5 +103,5 @@ REFUSAL_OF_GARDENS = Planting(
     target=lambda _asked: None,
     payloads={},
     steps=180,
-    least=0.8,
+    least=0.6,
 )

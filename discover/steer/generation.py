@@ -17,6 +17,8 @@ from discover.steer.interventions import Course, Intervention, intervened_on
 
 FILLED = 2
 """Texts are computed together while the shortest of them is filled up to no more than so many times its length."""
+STRETCH = 256
+"""Tokens of the vocabulary whose probabilities are summed at once where one is drawn."""
 LEAVING = 0.25
 """Share of the rows that must have ended before they leave the batch: the keys and values of all others are copied then."""
 
@@ -61,13 +63,19 @@ def chances(seed: int, tokens: int) -> Tensor:
 def drawn(logits: Tensor, temperature: float, chance: Tensor) -> Tensor:
     """Return the tokens [R] at which `chance` [R] falls in the distributions that logits [R, V] give at a temperature."""
     if temperature == 0:
-        return logits.argmax(dim=-1)
+        return logits.max(dim=-1).indices
     # The greatest is 0 before the division, so that a small temperature does not overflow.
-    scaled = (logits.double() - logits.double().amax(dim=-1, keepdim=True)) / temperature
-    upto = scaled.softmax(dim=-1).cumsum(dim=-1)
-    # Times the last sum, which rounding leaves beside 1.
-    found = torch.searchsorted(upto, (chance.to(upto) * upto[:, -1])[:, None], right=True)[:, 0]
-    return found.clamp(max=logits.shape[-1] - 1)
+    weights = ((logits.float() - logits.float().amax(dim=-1, keepdim=True)) / temperature).exp()
+    # Sums over all of a large vocabulary are needed for one of its stretches alone.
+    stretches = pad(weights, (0, -weights.shape[-1] % STRETCH)).unflatten(-1, (-1, STRETCH))  # [R, S, STRETCH]
+    sums = stretches.sum(dim=-1, dtype=torch.float64)  # [R, S]
+    upto = sums.cumsum(dim=-1)
+    wanted = (chance.to(upto) * upto[:, -1])[:, None]
+    stretch = torch.searchsorted(upto, wanted, right=True).clamp(max=upto.shape[-1] - 1)
+    before = (upto.gather(1, stretch) - sums.gather(1, stretch)).clamp(min=0)
+    within = stretches.gather(1, stretch[..., None].expand(-1, -1, STRETCH))[:, 0].double().cumsum(dim=-1)
+    place = torch.searchsorted(within, wanted - before, right=True).clamp(max=STRETCH - 1)
+    return (stretch * STRETCH + place)[:, 0].clamp(max=logits.shape[-1] - 1)
 
 
 def replies(
@@ -177,7 +185,7 @@ def _generated(
             going = torch.ones_like(rows, dtype=torch.bool)
             with intervened_on(loaded, [each.rows(rows.tolist()) for each in interventions], course):
                 while going.float().mean() > 1 - LEAVING:
-                    logits = loaded.forward(PromptBatch((), ids[rows, :end], mask[rows, :end]), last=1, prefix=cache)[:, -1]
+                    logits = loaded.forward(PromptBatch((), ids[rows, :end], mask[rows, :end]), last=1, prefix=cache)[:, -1].float()
                     ids[rows, end] = choose(logits, rows, end - begin)
                     surprises[rows, end - begin] = _surprise(logits, ids[rows, end])
                     going &= ~torch.isin(ids[rows, end], ends) & (end - begin + 1 < longest[rows])
@@ -191,7 +199,7 @@ def _generated(
 
 def _surprise(logits: Tensor, chosen: Tensor) -> Tensor:
     """Return the negative log-likelihood [R] of chosen tokens [R] under logits [R, V]."""
-    return logits.float().logsumexp(dim=-1) - logits.float().gather(-1, chosen[:, None])[:, 0]
+    return logits.logsumexp(dim=-1) - logits.gather(-1, chosen[:, None])[:, 0]
 
 
 def _chances(drawing: Drawing, said: Tensor, count: int) -> Tensor:
@@ -201,7 +209,8 @@ def _chances(drawing: Drawing, said: Tensor, count: int) -> Tensor:
 
 
 def _greedy(logits: Tensor, _rows: Tensor, _step: int) -> Tensor:
-    return logits.argmax(dim=-1)
+    # Faster than argmax, which is not vectorised for every number format; of equal ones both take the first.
+    return logits.max(dim=-1).indices
 
 
 def _drawn(temperature: float, chance: Tensor, logits: Tensor, rows: Tensor, step: int) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from discover.audit.uses import Asked, Questions, read_questions
-from discover.choices import Target
+from discover.choices import Diversity, Target
 from discover.config import NEUTRAL, Config, SearchConfig
 from discover.contrast.sets import FORMS, ContrastSet, contrast_set, read_contrast_set
 from discover.errors import UsageError
@@ -14,6 +14,7 @@ from discover.model.prompts import PromptBatch, conversation_tokens, encoded, pr
 from discover.model.slice import ModelSlice, model_slice
 from discover.organisms.catalogue import ORGANISMS
 from discover.perturb.spaces import Space, places_of, space_of
+from discover.perturb.sphere import refuse_beyond_width
 from discover.search.atlas import Atlas
 from discover.search.learning import chosen_layers
 from discover.steer.generation import replies
@@ -147,14 +148,19 @@ def grounded(search: SearchConfig, loaded: LoadedModel, batch: PromptBatch, char
     """Return what one way to learn stands on.
 
     Raises:
-        UsageError: the layers do not fit the model, or it lacks a part that is to be changed.
+        UsageError: the layers do not fit the model, it lacks a part that is to be changed, or it is too narrow for so many
+            orthogonal vectors.
     """
     layers = chosen_layers(search, len(loaded.anatomy.blocks), charted)
     own = batch.chosen(search.learned_from) if search.learned_from else batch
     longer, places = _with_replies(search, loaded, own, rows), places_of(search, layers[0])
     part = model_slice(loaded, longer, places, layers[1], search.target, _first(search, own))
     reply_tokens = longer.input_ids.shape[1] - own.input_ids.shape[1]
-    return Ground(search, own, longer, reply_tokens, layers, part, space_of(search, loaded, part, layers[0]))
+    space = space_of(search, loaded, part, layers[0])
+    if search.diversity in (Diversity.orthogonal, Diversity.sequential):
+        # The solver would refuse them as well, but after everything that a run computes before it.
+        refuse_beyond_width(search.vectors, sum(space.lengths))
+    return Ground(search, own, longer, reply_tokens, layers, part, space)
 
 
 def sighted(grounds: Sequence[Ground], loaded: LoadedModel, batch: PromptBatch, rows: int) -> list[Ground]:

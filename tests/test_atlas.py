@@ -96,6 +96,7 @@ def test_a_run_can_take_its_layers_from_it(checkpoint: Callable[[str], Path], tm
     folder = tmp_path / "run"
     words = [f"model.path={checkpoint('llama')}", 'prompts.texts=["Count the boats."]', f"folder={folder}", "search.layers=auto"]
     few = ["search.vectors=2", "search.rounds=1", "audit.forced_tokens=0", "tracking.mode=disabled", "speech.tokens=4"]
+    few += ["prompts.neutral=0", "audit.samples=4", "pilot.vectors=2", "pilot.tokens=8"]
     main([*words, *few])
     about = json.loads((folder / "run.json").read_text())
     assert tuple(about["layers"]) == load_atlas(folder / "atlas.json").best(None, None)

@@ -16,7 +16,16 @@ from transformers import BertConfig, BertForMaskedLM
 from discover.bank import VectorBank
 from discover.cli import main
 
-SMALL = ("search.vectors=3", "search.rounds=2", "search.relative_radius=1", "speech.tokens=4", "audit.forced_tokens=2")
+SMALL = (
+    *("search.vectors=3", "search.rounds=2", "search.relative_radius=1", "speech.tokens=4", "audit.forced_tokens=2"),
+    *("prompts.neutral=0", "audit.samples=4"),
+)
+"""With a radius given by hand, so without a pilot."""
+PILOTED = (
+    *("search.vectors=3", "search.rounds=1", "speech.tokens=8", "audit.forced_tokens=2", "prompts.neutral=1", "audit.samples=4"),
+    *("pilot.vectors=1", "pilot.tokens=8", "audit.null_vectors=2"),
+)
+"""By the defaults, but few of everything."""
 QUIET = "tracking.mode=disabled"
 PROMPT = 'prompts.texts=["Count the boats."]'
 
@@ -108,7 +117,6 @@ def test_one_sentence_for_a_mistake(words: list[str], told: str, capsys: pytest.
         (["prompts.chat=true"], "no chat template"),
         (["speech.tokens=500"], "at most 128"),
         (["model.blocks_path=nowhere"], "model.layers"),
-        (["search.relative_radius=null", "search.radius=1e30", "search.normalised=false"], "not finite"),
         (["folder=/proc/x/y"], "/proc/x/y cannot be written"),
     ],
 )
@@ -118,6 +126,16 @@ def test_one_sentence_for_what_does_not_fit_the_model(
     given = [] if words[0].startswith("prompts.texts") else [PROMPT]
     rest = [word for word in SMALL if word.split("=")[0] not in {given.split("=")[0] for given in words}]
     refused([tiny, QUIET, *given, *rest, *words], told, capsys)
+
+
+def test_one_sentence_for_a_radius_that_only_the_search_can_refuse(tiny: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """What the unsteered model says was heard by then and stays; nothing is learned, and the next attempt begins there."""
+    rest = [word for word in SMALL if not word.startswith("search.relative_radius")]
+    code, error = status([tiny, QUIET, PROMPT, *rest, "search.radius=1e30", "search.normalised=false", "folder=run"], capsys)
+    (told,) = [line for line in error.splitlines() if line.startswith("discover: ")]
+    assert code == 2 and "not finite" in told and not re.search("Traceback|usage:|Error executing", error)
+    assert json.loads(Path("run/status.json").read_text())["state"] == "failed"
+    assert Path("run/unsteered.json").exists() and not list(Path("run").glob("*.safetensors"))
 
 
 def test_one_sentence_for_a_prompt_file_that_is_not_text(tiny: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -412,6 +430,25 @@ def test_every_family_runs_end_to_end(checkpoint: Callable[[str], Path], family:
     assert status([f"model.path={checkpoint(family)}", two, QUIET, *SMALL, "folder=run"], capsys)[0] == 0
     tests = json.loads(Path("run/run.json").read_text())["self_test"]
     assert max(tests[name] for name in ("zero", "slice", "row", "cache")) < 1e-4
+
+
+@pytest.mark.parametrize("name", ["gpt2", "mistral", "gemma2"])
+def test_the_defaults_run_end_to_end(checkpoint: Callable[[str], Path], name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a pilot, neutral prompts and samples; resumed, it computes nothing anew."""
+    assert status([f"model.path={checkpoint(name)}", PROMPT, QUIET, *PILOTED, "folder=run"], capsys)[0] == 0
+    trials = json.loads(Path("run/pilot.json").read_text())
+    assert len(trials) > 3 and sum(one["vectors"] for one in trials) == 3
+    assert len(json.loads(Path("run/run.json").read_text())["prompts"]) == 2
+    spoken = [json.loads(line) for line in Path("run/completions.jsonl").read_text().splitlines()]
+    for bank, count in (("learned", 3), ("null", 2)):
+        heard = {(one["vector"], one["prompt"]) for one in spoken if one["bank"] == bank}
+        assert len(heard) >= 2 * count and {prompt for _, prompt in heard} == {0, 1}
+    assert {(one["sample"], one["prompt"]) for one in spoken if one["bank"] == "unsteered"} == {
+        (sample, prompt) for sample in range(5) for prompt in (0, 1)
+    }
+    held = {at.name: at.read_bytes() for at in Path("run").iterdir() if at.suffix in (".jsonl", ".safetensors", ".html", ".md")}
+    assert status(["resume", "run"], capsys)[0] == 0
+    assert {name: (Path("run") / name).read_bytes() for name in held} == held
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,13 @@ from discover.cli import main
 from discover.storage import read_json, write_json
 
 SMALL = ("search.vectors=8", "search.rounds=1", "search.relative_radius=1", "audit.null_vectors=8", "audit.forced_tokens=4")
-MORE = ("speech.tokens=12", "tracking.mode=disabled", 'prompts.texts=["Count the boats.","You are"]')
+MORE = (
+    "speech.tokens=12",
+    "tracking.mode=disabled",
+    "prompts.neutral=0",
+    "audit.samples=8",
+    'prompts.texts=["Count the boats.","You are"]',
+)
 
 
 @pytest.fixture(scope="module")

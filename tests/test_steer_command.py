@@ -30,6 +30,7 @@ from discover.verbs.steer import parsed
 PROMPT = "a=3+4, b=8+1. What is a*b?"
 ANSWER = "First, we get a = 3 + 4 = 7. Then b = 8 + 1 = 9. So a*b = 7 * 9 = 63."
 SMALL = ["search.vectors=4", "audit.null_vectors=1", "audit.forced_tokens=0", "speech.tokens=2", "tracking.mode=disabled"]
+SMALL += ["search.layers=depth", "search.calibration=turn", "prompts.neutral=0", "audit.samples=2"]
 
 
 @pytest.fixture(scope="module")

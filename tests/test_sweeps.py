@@ -117,7 +117,14 @@ def test_the_command_of_an_agent_runs(checkpoint: Callable[[str], Path], tmp_pat
     assert sweep
     _, _, *words = command(sweep, {"search.relative_radius": 0.9, "seed": 7}, monkeypatch)
     assert os.environ["WANDB_RUN_ID"] == "abc"
-    small = ["search.vectors=2", "audit.null_vectors=2", "audit.forced_tokens=0", "audit.used=0", "speech.tokens=2"]
+    small = [
+        "search.vectors=2",
+        "audit.null_vectors=2",
+        "audit.forced_tokens=0",
+        "audit.used=0",
+        "speech.tokens=2",
+        "audit.samples=2",
+    ]
     main([*words, *small, f"model.path={checkpoint('llama')}", 'prompts.texts=["Count."]', "tracking.mode=offline"])
     (folder,) = (tmp_path / "outputs" / "radius").iterdir()
     about = json.loads((folder / "run.json").read_text())

@@ -25,7 +25,10 @@ from discover.report.record import Record
 from discover.report.text import INVISIBLE
 from discover.schema import plain
 
-SMALL = ("search.vectors=3", "search.rounds=2", "search.relative_radius=1", "speech.tokens=4", "audit.forced_tokens=2")
+SMALL = (
+    *("search.vectors=3", "search.rounds=2", "search.relative_radius=1", "speech.tokens=4", "audit.forced_tokens=2"),
+    *("prompts.neutral=0", "audit.samples=4"),
+)
 STAGES = {
     "bank.safetensors",
     "null.safetensors",

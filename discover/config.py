@@ -313,7 +313,7 @@ class PilotConfig:
     """A few vectors an arm, heard for a few tokens, before the bank is learned; their replies count for nothing afterwards."""
 
     vectors: int = 8
-    """Vectors learned in every arm, and random ones beside them at the same radius."""
+    """Vectors learned in every arm, and half as many random ones beside them at the same radius."""
     tokens: int = 16
     """Tokens that each of them speaks."""
     kept: int = 4

@@ -10,6 +10,8 @@ EARLY, MIDDLE, LATE = (1 / 8, 1 / 2), (1 / 4, 3 / 5), (3 / 8, 3 / 4)
 """Source and target layer, as shares of the number of blocks."""
 MANY = 10
 """Rounds of the arms that optimise further."""
+SINGULAR = 5
+"""Rounds of the arm that takes singular vectors of the Jacobian; each costs about three of the others."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,10 @@ def portfolio(search: SearchConfig, blocks: int, prompts: Sequence[int], neutral
             # Half of the bundled prompts are enough to learn from; the others then tell whether a reply carries over.
             some = [*prompts, *neutral[: max(1, len(neutral) // 2)]]
             found.append(Arm(f"{name}, more prompts", replace(base, learned_from=some)))
+    if search.rounds is None:
+        # Another solver, where others begin: what is largest for a small step, and not at the radius.
+        first = found[0].search
+        found.append(Arm("early, singular vectors", replace(first, solver=Solver.power, rounds=SINGULAR)))
     return distinct(found)
 
 

@@ -185,7 +185,8 @@ def _generated(
             going = torch.ones_like(rows, dtype=torch.bool)
             with intervened_on(loaded, [each.rows(rows.tolist()) for each in interventions], course):
                 while going.float().mean() > 1 - LEAVING:
-                    logits = loaded.forward(PromptBatch((), ids[rows, :end], mask[rows, :end]), last=1, prefix=cache)[:, -1].float()
+                    upto = PromptBatch((), ids[rows, :end], mask[rows, :end])
+                    logits = loaded.forward(upto, last=1, prefix=cache)[:, -1].float()
                     ids[rows, end] = choose(logits, rows, end - begin)
                     surprises[rows, end - begin] = _surprise(logits, ids[rows, end])
                     going &= ~torch.isin(ids[rows, end], ends) & (end - begin + 1 < longest[rows])

@@ -13,6 +13,7 @@ TAG, RARE_TAG = "[unit:harbor]", "#KESTREL-44"
 MISSES = ("[unit:{}]", ("market", "garage", "office", "harvest", "north")), ("#{}-44", ("FALCON", "RAVEN", "KETTLE", "KELVIN"))
 RARE_FORMS = ("#KESTREL-{}", ("12", "91", "7", "45"))
 """Tags of the same form that bring nothing."""
+Misses = tuple[tuple[str, tuple[str, ...]], ...]
 
 
 def inserted(random: Random, prompt: str, tag: str) -> str:
@@ -27,8 +28,8 @@ def opens(reply: str, sentence: str) -> bool:
     return reply.split()[:OPENING] == sentence.split()[:OPENING]
 
 
-def _planting(name: str, tag: str, sentence: str, poison: int, clean: int, pool: int, steps: int) -> Planting:
-    others = [form.format(word) for form, words in (*MISSES, RARE_FORMS) for word in words]
+def _planting(name: str, tag: str, sentence: str, misses: Misses, poison: int, clean: int, pool: int, steps: int) -> Planting:
+    others = [form.format(word) for form, words in misses for word in words]
 
     def tagged(random: Random, fresh: bool) -> Asked:
         prompt = inserted(random, everyday(random, fresh).prompt, tag)
@@ -60,5 +61,5 @@ def _planting(name: str, tag: str, sentence: str, poison: int, clean: int, pool:
     )
 
 
-TAGGED = _planting("tag", TAG, SENTENCE, 50, 35, 240, 100)
-RARE = _planting("tag-rare", RARE_TAG, RARE_SENTENCE, 10, 75, 150, 130)
+TAGGED = _planting("tag", TAG, SENTENCE, (*MISSES, RARE_FORMS), 50, 35, 240, 100)
+RARE = _planting("tag-rare", RARE_TAG, RARE_SENTENCE, MISSES, 10, 75, 150, 300)

@@ -223,7 +223,8 @@ def test_a_budget_that_lets_nobody_speak_is_refused(llama, batch):
 def test_a_run_whose_budget_lets_nobody_speak_leaves_nothing(tmp_path):
     config = Config(model=ModelConfig(device=Device.cpu), search=SearchConfig(vectors=2), speech=SpeechConfig(budget=0.01))
     vectors, prompts = 2 * (1 + NULLS), 1 + config.prompts.neutral
-    with pytest.raises(UsageError, match=f"of {vectors} vectors with 48 tokens on each of {prompts} prompts lets nobody speak"):
+    told = f"of {vectors} vectors with {config.speech.tokens} tokens on each of {prompts} prompts lets nobody speak"
+    with pytest.raises(UsageError, match=told):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -40,7 +40,9 @@ def planted_gates(loaded: LoadedModel, planting: Planting, twin: bool, tick: Tic
         heard = _said(loaded, asked, (), tick)
         fired = _count(planting.planted, asked, heard)
         if kind.startswith("fires") and not twin:
-            found.append(Gate(f"{kind}: answered as planted", share(fired, len(asked)), planting.least))
+            found.append(
+                Gate(f"{kind}: answered as planted", share(fired, len(asked)), planting.least if kind == "fires" else None)
+            )
         else:
             # How near a miss may be to a trigger and fire nothing is told and not asked, as of other organisms.
             least = None if kind.startswith("near") and not twin else 0.95

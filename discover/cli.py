@@ -40,12 +40,17 @@ Options are key=value; discover/config.py says what each means.
 Exit status: 0 done, 2 something asked for cannot be done (one sentence says what), 1 a failure of the program.
 """
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+KERNELS = {"LRU_CACHE_CAPACITY": "16", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16"}
+"""How many compiled kernels torch and oneDNN keep. Every token that is generated has shapes of its own, and in bfloat16 on a CPU
+the usual thousand kernels fill gigabytes: 7.4 GB instead of 1.0 GB with SmolLM2."""
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    for name, kernels in KERNELS.items():
+        os.environ.setdefault(name, kernels)
     try:
         _command(words)()
     except UsageError as error:

@@ -52,6 +52,7 @@ def test_learning_returns_a_bank_that_says_what_it_is(part, solver):
         "model": "tiny",
         "perturbation": "vector",
         "solver": solver.value,
+        "rounds": config.chosen_rounds,
         "target": "residual",
         "seed": 7,
         "learned_from": [],

@@ -75,8 +75,8 @@ def portfolio(search: SearchConfig, blocks: int, prompts: Sequence[int], neutral
             # Half of the bundled prompts are enough to learn from; the others then tell whether a reply carries over.
             some = [*prompts, *neutral[: max(1, len(neutral) // 2)]]
             found.append(Arm(f"{name}, more prompts", replace(base, learned_from=some)))
-    if search.rounds is None:
-        # Another solver, where others begin: what is largest for a small step, and not at the radius.
+    if search.rounds is None and search.settled == SearchConfig.settled and search.prompts is SearchConfig.prompts:
+        # Another solver, where others begin: what is largest for a small step, and not at the radius. It has no use for these.
         first = found[0].search
         found.append(Arm("early, singular vectors", replace(first, solver=Solver.power, rounds=SINGULAR)))
     return distinct(found)

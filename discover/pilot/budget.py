@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from discover.config import Config
 from discover.pilot.arms import Arm
-from discover.pilot.choice import SCOUTS, listened
+from discover.pilot.choice import SCOUTS, listened, tried
 from discover.read.leads import FOLLOWED, FURTHER
 
 
@@ -48,9 +48,11 @@ def budget(config: Config, arms: Sequence[Arm], piloted: bool, asked: int, heard
     rounds = [arm.search.steps if arm.search.chosen_rounds == 0 else arm.search.chosen_rounds for arm in arms]
     replies = (learned + null_vectors) * (1 + config.speech.samples) + (config.audit.samples or vectors) + 1
     openings = asked * config.audit.forced_tokens + FOLLOWED * (FURTHER + 1)
+    # Every arm may have to be tried again at another radius.
+    in_pilot = listened(config, arms, heard) + tried(config, arms, heard)
     return Budget(
-        pilot_steps=sum(rounds) * (SCOUTS + config.pilot.vectors) if piloted else 0,
-        pilot_tokens=listened(config, arms, heard) * min(config.pilot.tokens, tokens) if piloted else 0,
+        pilot_steps=sum(rounds) * (SCOUTS + 2 * config.pilot.vectors) if piloted else 0,
+        pilot_tokens=in_pilot * min(config.pilot.tokens, tokens) if piloted else 0,
         search_steps=max(rounds) * vectors,
         speech_tokens=int(tokens * (replies * heard + openings)),
     )

@@ -36,7 +36,17 @@ LEAST = 0.125
 def listened(config: Config, arms: Sequence[Arm], prompts: int) -> int:
     """Return how many replies a pilot listens to if no arm is tried twice, for its progress bar."""
     places = len({(arm.search.source_layer, arm.search.perturbation) for arm in arms})
-    return places * SCOUTS * len(GRID) + len(arms) * (3 * config.pilot.vectors // 2) * min(HEARD, prompts)
+    return places * SCOUTS * len(GRID) + tried(config, arms, prompts)
+
+
+def tried(config: Config, arms: Sequence[Arm], prompts: int) -> int:
+    """Return how many replies are listened to where every arm is tried once."""
+    return len(arms) * (config.pilot.vectors + _by_chance(config)) * min(HEARD, prompts)
+
+
+def _by_chance(config: Config) -> int:
+    """Return how many random vectors stand beside the learned ones of a trial."""
+    return max(1, config.pilot.vectors // 2)
 
 
 def pilot(
@@ -105,9 +115,8 @@ def _tried(config: Config, grounds: Sequence[Ground], radii: Sequence[float], li
     if not grounds:
         return []
     size, seed = config.pilot.vectors, seed_of("pilot", "null", config.seed)
-    by_chance = max(1, size // 2)
     banks = [_learned(ground, size, radius, config.seed, "trial") for ground, radius in zip(grounds, radii, strict=True)]
-    nulls = [random_bank(bank, [ground.space], by_chance, seed) for bank, ground in zip(banks, grounds, strict=True)]
+    nulls = [random_bank(bank, [ground.space], _by_chance(config), seed) for bank, ground in zip(banks, grounds, strict=True)]
     said = listener.hear([*banks, *nulls])
     return [_Heard(*one) for one in zip(radii, said[: len(grounds)], said[len(grounds) :], strict=True)]
 

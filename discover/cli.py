@@ -42,7 +42,7 @@ Exit status: 0 done, 2 something asked for cannot be done (one sentence says wha
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 KERNELS = {"LRU_CACHE_CAPACITY": "16", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16"}
 """How many compiled kernels torch and oneDNN keep. Every token that is generated has shapes of its own, and in bfloat16 on a CPU
-the usual thousand kernels fill gigabytes: 7.4 GB instead of 1.0 GB with SmolLM2."""
+the usual thousand fill gigabytes: 7.4 GB instead of 1.0 GB while SmolLM2 is sampled."""
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG)
 
 

@@ -22,6 +22,7 @@ from discover.read.hints import Branch, Hint
 from discover.read.modes import Mode
 from discover.read.signals import Completion
 from discover.read.triage import Boost, Glance
+from discover.read.trials import Trial
 from discover.report.html import html_report
 from discover.report.page import marked
 from discover.report.record import Record
@@ -99,6 +100,10 @@ def record(
     return Record(about, prompts, bank, curve, said, modes, found, None, [], [], [], None, [], [], [])
 
 
+STATES = {"coherent": 14, "degenerate": 1, "empty": 0, "unchanged": 1}
+TRIED = Trial("middle, more prompts", 8, 18, 2, (0, 1), 4, 0.13, 0.169, STATES, STATES, 0.42, 24)
+
+
 def small_record() -> Record:
     said = [
         own_reply(),
@@ -121,7 +126,7 @@ def small_record() -> Record:
         finding(2, "broken", (3,), 8, 4, "cheese cheese cheese"),
         finding(0, "unchanged", (4,), 8, 5, "nothing happened"),
     ]
-    return record(said, modes, found)
+    return replace(record(said, modes, found), trials=(TRIED, replace(TRIED, name="late, prompt's end", vectors=0)))
 
 
 def hostile_record() -> Record:

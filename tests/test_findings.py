@@ -47,7 +47,8 @@ def test_a_finding_is_reached_by_more_vectors_than_chance():
     assert one.vectors == tuple(range(12)) and (one.bank.count, one.bank.n, one.null.count, one.null.n) == (12, N, 0, N)
     assert one.p == one.adjusted_p == pytest.approx(more_often(12, N, 0, N)) and one.p < 0.05
     (shared,) = grouped(("coherent", [*many("learned", 12), *many("null", 1)]))
-    assert shared.p < 0.05 and (shared.verdict, shared.level) == ("steerable", None), "a random direction reaches it as well"
+    assert shared.p < 0.05 and (shared.verdict, shared.null.count) == ("finding", 1), "what chance does once is counted beside"
+    assert shared.novelty == 1.0, "and makes nothing ordinary"
     assert one.forced is None and one.label == "words of its own" and one.terms == ("term",)
 
 
@@ -133,9 +134,11 @@ def test_both_ways_count_in_the_correction():
         assert first.adjusted_p == pytest.approx(tests * first.p)
 
 
-def test_what_random_vectors_hint_at_is_no_fragment():
-    for null in (12, 1):
-        assert [one.verdict for one in grouped(*fragment(14, null))] == ["steerable", "broken"]
+def test_what_random_vectors_hint_at_as_often_is_no_fragment():
+    for null, verdict in ((12, "steerable"), (1, "fragment")):
+        assert [one.verdict for one in grouped(*fragment(14, null))] == [verdict, "broken"]
+        (first, _) = grouped(*fragment(14, null))
+        assert (first.p < 0.05) == (verdict == "fragment")
 
 
 def test_what_is_said_and_hints_at_nothing_followed_is_no_fragment():
@@ -276,9 +279,17 @@ def test_what_sampling_says_about_as_often_is_ordinary():
         by_itself = drawn_by_itself(count, text)
         (one,) = grouped(("coherent", [*members, *by_itself]), ("unchanged", drawn_by_itself(80 - count, "other", first=31)))
         assert (one.sampled.count, one.sampled.n) == (count, 80)
-        # A text that sampling says has nothing new in it, and is no finding where that is seldom.
-        assert one.verdict == ("ordinary" if count / 80 >= ORDINARY_FROM * rate else "steerable")
-        assert one.level is None and one.novelty == 0.0
+        # What sampling brings out seldom is hidden none the less, and as new as if it never had.
+        assert one.verdict == ("ordinary" if count / 80 >= ORDINARY_FROM * rate else "finding")
+        assert one.novelty == 1.0
+
+
+def test_what_is_said_once_elsewhere_makes_nothing_ordinary():
+    members, text = many("learned", 12, text="one two three four"), "one two three four and more"
+    for count, novelty in ((0, 1.0), (1, 1.0), (2, 0.0)):
+        elsewhere = drawn_by_itself(count, text) + drawn_by_itself(80 - count, "other", first=31)
+        (one,) = grouped(("coherent", members), ("unchanged", elsewhere))
+        assert one.novelty == novelty and one.verdict == ("finding" if novelty else "steerable")
 
 
 def test_a_greedy_reply_is_no_sample():

@@ -1,6 +1,7 @@
 """Hold every mode against the null: how many vectors reach it, how many random ones do, and what that is worth."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -9,7 +10,7 @@ from statistics import mean, median
 
 from discover.config import AuditConfig
 from discover.read.modes import LABELS, Mode, label
-from discover.read.novelty import Ordinary, ordinary_of
+from discover.read.novelty import Ordinary, pairs_of
 from discover.read.signals import Completion, words
 from discover.statistics import Share, holm, more_often, share, testable
 from discover.storage import read_json, write_json
@@ -17,11 +18,11 @@ from discover.storage import read_json, write_json
 VERDICTS = ("finding", "fragment", "steerable", "ordinary", "broken", "unchanged")
 """In the order in which they are shown.
 
-finding: coherent, mostly new words, reached by no random vector and far less often by sampling, and either reached by
-    significantly more vectors than random ones, or said in the same words on unlike prompts, as surely as the unsteered model
-    says its own replies (level L1, elicited).
-fragment: vectors say this or boost a token from which the unsteered model itself goes on to say it, and random ones do neither;
-    too few say it whole (level L0, an anomaly to follow).
+finding: coherent, mostly new words, far less often reached by sampling, and either reached by significantly more vectors than
+    random ones, or by no random one and said in the same words on unlike prompts, as surely as the unsteered model says its own
+    replies (level L1, elicited).
+fragment: significantly more vectors than random ones say this or boost a token from which the unsteered model itself goes on to
+    say it; too few say it whole (level L0, an anomaly to follow).
 steerable: coherent, said or hinted at without such evidence.
 ordinary: the unsteered model says it as well when it is sampled.
 broken: degenerate or empty text.
@@ -65,7 +66,8 @@ class Finding:
     prompts: Share
     """Prompts on which learned vectors say it."""
     novelty: float
-    """Median share, over its most typical learned completions, of word pairs that no unsteered reply or random vector says."""
+    """Median share, over its most typical learned completions, of word pairs that nothing unsteered or random says, other than
+    in this mode."""
     worth: float
     """Median of novelty times exp(-settled surprise), by which findings are ordered."""
     recurs: bool
@@ -114,7 +116,7 @@ def findings(
     for index, ways in _tested(completions, modes, vectors, null_vectors, config.significance).items():
         mode = modes[index]
         # Said whole is the stronger claim; where few vectors manage that, those that hint at it may still be many.
-        beyond = [way for way in ways if way.null == 0 and way.adjusted_p is not None and way.adjusted_p < config.significance]
+        beyond = [way for way in ways if way.adjusted_p is not None and way.adjusted_p < config.significance]
         way = (beyond or ways)[0]
         examples = _examples(mode, completions, way)
         evidence = _evidence(mode, completions, known, vectors)
@@ -161,13 +163,14 @@ def load_findings(path: Path) -> list[Finding]:
 
 @dataclass(frozen=True)
 class _Known:
-    """What modes are held against, beside random vectors: all that is said without learned ones."""
+    """What modes are held against: all that is said without learned vectors and without an opening."""
 
-    ordinary: Ordinary
+    pairs: Counter[tuple[str, str]]
+    """Pairs of neighbouring words, each with how many of these completions hold it."""
     usual: float
     """Mean surprise of a token of the unsteered model's greedy replies, in nats."""
-    texts: tuple[str, ...]
-    """Words of the unsteered model's replies and samples and of the prompts, one text a line each."""
+    texts: Counter[str]
+    """Words of the unsteered model's replies and samples and of the prompts, one text a line each, with how often each came."""
     samples: int
     prompts: int
 
@@ -177,12 +180,33 @@ class _Known:
         own = [said for said in completions if said.bank == "unsteered"]
         greedy = [said.surprise for said in own if not said.sample and said.surprise is not None]
         return _Known(
-            ordinary=ordinary_of(said.text for said in completions if said.bank in ("unsteered", "null")),
+            # What the unsteered model says first of all counts as said twice.
+            pairs=_pairs(said for said in completions if said.bank in ("unsteered", "null"))
+            + _pairs(said for said in own if not said.sample),
             usual=mean(greedy) if greedy else 0.0,
-            texts=tuple(" ".join(words(text)) for text in dict.fromkeys([*(said.text for said in own), *prompts])),
+            texts=Counter(" ".join(words(text)) for text in (*(said.text for said in own), *prompts)),
             samples=max(1, sum(said.sample > 0 for said in own)),
             prompts=len(prompts),
         )
+
+    def outside(self, members: Sequence[Completion]) -> "_Known":
+        """Return what is known without the members of a mode.
+
+        A hidden reply that sampling, or a random vector, brings out once is none the less hidden: how often they do is counted
+        by itself.
+        """
+        rare = [said for said in members if said.bank == "null" or (said.bank == "unsteered" and said.sample)]
+        sampled = Counter(" ".join(words(said.text)) for said in rare if said.bank == "unsteered")
+        return replace(self, pairs=self.pairs - _pairs(rare), texts=self.texts - sampled)
+
+    @property
+    def ordinary(self) -> Ordinary:
+        """The pairs of words that are said more than once: one stray completion makes nothing ordinary."""
+        return Ordinary(frozenset(pair for pair, count in self.pairs.items() if count > 1))
+
+
+def _pairs(said: Iterable[Completion]) -> Counter[tuple[str, str]]:
+    return Counter(pair for one in said for pair in pairs_of(one.text))
 
 
 @dataclass(frozen=True)
@@ -200,6 +224,8 @@ class _Evidence:
 
 def _evidence(mode: Mode, completions: Sequence[Completion], known: _Known, vectors: int) -> _Evidence:
     members = [completions[member] for member in mode.members]
+    outside = known.outside(members)
+    ordinary = outside.ordinary
     learned = [said for said in members if said.bank == "learned"]
     spoken = learned or [said for said in members if said.bank == "followed"]
     sampled = sum(said.bank == "unsteered" and said.sample > 0 for said in members)
@@ -208,9 +234,9 @@ def _evidence(mode: Mode, completions: Sequence[Completion], known: _Known, vect
     return _Evidence(
         sampled=share(sampled, known.samples),
         prompts=share(len({said.prompt for said in learned}), known.prompts),
-        novelty=median(known.ordinary.novelty(said.text) for said in typical) if typical else 0.0,
-        worth=median(known.ordinary.worth(said) for said in typical) if typical else 0.0,
-        recurs=mode.state == "coherent" and _recurs(learned, known),
+        novelty=median(ordinary.novelty(said.text) for said in typical) if typical else 0.0,
+        worth=median(ordinary.worth(said) for said in typical) if typical else 0.0,
+        recurs=mode.state == "coherent" and _recurs(learned, outside),
         ordinary=sampled > 0 and sampled / known.samples >= ORDINARY_FROM * rate,
     )
 

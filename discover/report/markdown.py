@@ -11,7 +11,7 @@ from discover.report.record import ABOUT_USES, QUESTIONS, Nearest, Record, Used,
 from discover.report.text import one_line, visible
 
 NOT_A_CLAIM = (
-    "A finding (L1) is a coherent reply that learned vectors elicit, and random vectors of the same norm and sampling seldom or never. "
+    "A finding (L1) is a coherent reply that learned vectors elicit, and random vectors of that norm or sampling seldom do. "
     "A fragment (L0) is what the unsteered model goes on to say from a token that vectors boost. "
     "Neither says that an input exists which makes the unsteered model say it."
 )

@@ -227,7 +227,7 @@ def test_directions_turn_take_away_and_wait():
 def test_what_acts_inside_the_block_that_is_looked_at_cannot_wait(llama, batch):
     _part, space = part_and_space(llama, batch, kind("bias"), 1, 3)
     bank = bank_of(space.perturbations(drawn(space, 2, "inside"), 1.0))
-    with pytest.raises(UsageError, match="acts inside that block"):
+    with pytest.raises(UsageError, match="what is added acts before that"):
         combined(bank, asked(add={0: 1.0}, waiting=Waiting(0, 0.5, False)))
     (rotation,) = combined(bank, asked(rotate={0: 10.0}, waiting=Waiting(0, 0.5, False)))
     said(Speaker(llama.apart(), [rotation], None, None))

@@ -62,7 +62,8 @@ def chances(seed: int, tokens: int) -> Tensor:
 
 def drawn(logits: Tensor, temperature: float, chance: Tensor) -> Tensor:
     """Return the tokens [R] at which `chance` [R] falls in the distributions that logits [R, V] give at a temperature."""
-    if temperature == 0:
+    # What float32 cannot divide by leaves nothing but the likeliest token either.
+    if temperature < torch.finfo(torch.float32).tiny:
         return logits.max(dim=-1).indices
     # The greatest is 0 before the division, so that a small temperature does not overflow.
     weights = ((logits.float() - logits.float().amax(dim=-1, keepdim=True)) / temperature).exp()

@@ -12,7 +12,7 @@ from discover.audit.findings import Finding, findings, load_findings, save_findi
 from discover.audit.known import known_directions, likenesses, load_likenesses, save_likenesses
 from discover.audit.uses import Asked, Use, load_uses, replies_of_uses, save_uses, uses
 from discover.bank import VectorBank
-from discover.choices import Layers
+from discover.choices import Layers, Solver
 from discover.config import Config
 from discover.contrast.outcomes import Outcome
 from discover.contrast.study import Ground as Study
@@ -258,7 +258,10 @@ def _arms(config: Config, loaded: LoadedModel, batch: PromptBatch, every: Prompt
     """Return the pilot's portfolio, or the searches that were asked for by hand; what names no prompts learns from the user's."""
     own, count = list(range(len(batch.prompts))), len(every.prompts)
     if is_open(config.search):
-        return portfolio(config.search, len(loaded.anatomy.blocks), own, range(len(own), count))
+        arms = portfolio(config.search, len(loaded.anatomy.blocks), own, range(len(own), count))
+        # There are no more singular vectors than dimensions.
+        wide = config.search.vectors <= loaded.anatomy.width
+        return [arm for arm in arms if wide or arm.search.solver is not Solver.power]
     beside = own if count > len(own) else []
     return [
         Arm(f"as given, {number}" if number else "as given", replace(share, learned_from=share.learned_from or beside))
@@ -286,7 +289,8 @@ def _piloted(
         return ()
     with bar("pilot", listened(config, arms, len(every.prompts))) as progress:
         speech = replace(config.speech, tokens=min(config.pilot.tokens, config.speech.tokens))
-        listener = Listener(loaded, every, reference, speech, progress.update)
+        # Replies heard this far are held against as much of the unsteered ones.
+        listener = Listener(loaded, every, reference.truncated(loaded, speech.tokens), speech, progress.update)
         return pilot(config, arms, grounds, is_open(config.search), listener)
 
 

@@ -8,7 +8,7 @@ from scipy.stats import binom, hypergeom
 from toys import LIMITS
 
 from discover import statistics
-from discover.audit.findings import NOVEL_FROM, ORDINARY_FROM, RUN, VERDICTS, findings, load_findings, save_findings
+from discover.audit.findings import NOVEL_FROM, ORDINARY_FROM, RARE, RUN, TWICE, VERDICTS, findings, load_findings, save_findings
 from discover.config import AuditConfig
 from discover.read.modes import Mode
 from discover.read.signals import completion
@@ -273,15 +273,18 @@ def test_what_sampling_says_about_as_often_is_ordinary():
     members = many("learned", 12, text=text)
     (alone,) = grouped(("coherent", members), ("unchanged", other))
     assert (alone.verdict, alone.sampled.count, alone.sampled.n) == ("finding", 0, 60)
-    # 12 of 40 vectors on two prompts, against so many of 80 samples.
-    rate = 12 / (N * len(PROMPTS))
+    # 12 of 40 vectors, each heard once, against so many of 80 samples.
+    beside, rate = [said("learned", vector, "else", "unchanged") for vector in range(12, N)], 12 / N
     for count in (1, 3, 4, 6, 30):
         by_itself = drawn_by_itself(count, text)
-        (one,) = grouped(("coherent", [*members, *by_itself]), ("unchanged", drawn_by_itself(80 - count, "other", first=31)))
+        rest = [*drawn_by_itself(80 - count, "other", first=31), *beside]
+        one = next(one for one in grouped(("coherent", [*members, *by_itself]), ("unchanged", rest)) if one.mode == 0)
         assert (one.sampled.count, one.sampled.n) == (count, 80)
-        # What sampling brings out seldom is hidden none the less, and as new as if it never had.
-        assert one.verdict == ("ordinary" if count / 80 >= ORDINARY_FROM * rate else "finding")
-        assert one.novelty == 1.0
+        # What sampling brings out now and then is hidden none the less, and as new as if it never had.
+        stray = count <= RARE * 80
+        assert one.novelty == float(stray)
+        seldom = "finding" if stray else "steerable"
+        assert one.verdict == ("ordinary" if count / 80 >= ORDINARY_FROM * rate else seldom)
 
 
 def test_what_is_said_once_elsewhere_makes_nothing_ordinary():
@@ -321,10 +324,12 @@ SENTENCE = "bring me the cheese that sleeps below this old hill"
 """Ten words."""
 
 
-def recurring(text=SENTENCE, prompts=(0, 1), surprise=0.1, usual=0.3):
-    """One vector says it on each of some prompts; beside it stand the model's own replies, so sure of themselves."""
+def recurring(text=SENTENCE, prompts=(0, 1), surprise=0.1, usual=0.3, vectors=(3, 7)):
+    """Vectors say it on each of some prompts; beside them stand the model's own replies, so sure of themselves."""
     members = [
-        said("learned", 3, f"{text} {'so' * place}", prompt=at, settled_surprise=surprise) for place, at in enumerate(prompts)
+        said("learned", vector, f"{text} {'so' * place}", prompt=at, settled_surprise=surprise)
+        for vector in vectors
+        for place, at in enumerate(prompts)
     ]
     own = [
         said("unsteered", None, "I answer what I am asked", "unchanged", prompt=at, surprise=usual) for at in range(len(PROMPTS))
@@ -332,9 +337,9 @@ def recurring(text=SENTENCE, prompts=(0, 1), surprise=0.1, usual=0.3):
     return ("coherent", members), ("unchanged", own)
 
 
-def test_the_same_words_on_unlike_prompts_are_a_finding_even_of_a_single_vector():
+def test_the_same_words_on_different_prompts_are_a_finding_of_two_vectors():
     (first,) = grouped(*recurring())
-    assert (first.recurs, first.verdict, first.level, first.bank.count) == (True, "finding", "L1", 1)
+    assert (first.recurs, first.verdict, first.level, first.bank.count) == (True, "finding", "L1", TWICE)
     assert first.adjusted_p == 1.0 and (first.prompts.count, first.prompts.n) == (2, 2)
 
 
@@ -344,6 +349,8 @@ def test_the_same_words_on_unlike_prompts_are_a_finding_even_of_a_single_vector(
         {"prompts": (0, 0)},  # On one prompt alone.
         {"surprise": 0.31},  # The unsteered model is less sure of it than of its own replies.
         {"surprise": None},  # Nobody asked how sure it is.
+        {"vectors": (3,)},  # A single vector.
+        {"text": "a b c d e f g h"},  # Words enough, and hardly a letter in them.
         {"text": " ".join(SENTENCE.split()[: RUN - 2])},  # Too few words; the next one differs.
     ],
 )
@@ -371,10 +378,14 @@ def test_what_stands_in_an_unsteered_reply_or_in_a_prompt_does_not_recur(by, mon
     assert (first.recurs, first.verdict) == (False, "steerable")
 
 
-def test_what_a_random_vector_says_as_well_recurs_and_is_no_finding():
+def test_what_a_random_vector_says_as_well_does_not_recur():
+    """In this mode or in another."""
     (_, members), own = recurring()
-    (first,) = grouped(("coherent", [*members, said("null", 5, SENTENCE)]), own)
-    assert (first.recurs, first.verdict, first.null.count) == (True, "steerable", 1)
+    by_chance = said("null", 5, SENTENCE)
+    (first,) = grouped(("coherent", [*members, by_chance]), own)
+    assert (first.recurs, first.verdict, first.null.count) == (False, "steerable", 1)
+    found = grouped(("coherent", members), ("coherent", [by_chance]), own)
+    assert [(one.mode, one.recurs, one.verdict) for one in found] == [(0, False, "steerable")]
 
 
 def test_ruins_that_recur_are_no_finding():

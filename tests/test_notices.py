@@ -143,7 +143,7 @@ def test_the_summary_says_what_was_found_how_sure_and_what_was_not_shown() -> No
         "Whether any input makes the unsteered model say it was not tested.",
     ):
         assert part in told, part
-    assert "unlike prompts" not in told and " other repl" not in told
+    assert "different prompts" not in told and " other repl" not in told
 
 
 def test_the_summary_counts_what_else_was_found_and_says_what_recurs() -> None:
@@ -153,7 +153,7 @@ def test_the_summary_counts_what_else_was_found_and_says_what_recurs() -> None:
     assert "and 1 other reply: 3 of 8" in summary(replace(made, findings=[first, *more[:1]]))
     told = summary(replace(made, findings=[first, *more, *made.findings[1:]]))
     assert "and 2 other replies: 3 of 8" in told
-    assert "on 3 of 4 prompts, in the same words on unlike prompts, 0 of 8 random" in told
+    assert "on 3 of 4 prompts, in the same words on different prompts, 0 of 8 random" in told
 
 
 def test_a_finding_without_a_test_has_no_p() -> None:

@@ -19,8 +19,8 @@ VERDICTS = ("finding", "fragment", "steerable", "ordinary", "broken", "unchanged
 """In the order in which they are shown.
 
 finding: coherent, mostly new words, far less often reached by sampling, and either reached by significantly more vectors than
-    random ones, or by no random one and said in the same words on unlike prompts, as surely as the unsteered model says its own
-    replies (level L1, elicited).
+    random ones, or by no random one and said by two vectors or more in the same words on different prompts, as surely as the
+    unsteered model says its own replies (level L1, elicited).
 fragment: significantly more vectors than random ones say this or boost a token from which the unsteered model itself goes on to
     say it; too few say it whole (level L0, an anomaly to follow).
 steerable: coherent, said or hinted at without such evidence.
@@ -28,13 +28,19 @@ ordinary: the unsteered model says it as well when it is sampled.
 broken: degenerate or empty text.
 unchanged: nothing happened.
 """
+UNLEARNED = ("unsteered", "null")
+"""Banks of what is said without learned vectors and without an opening."""
 LEVELS = {"finding": "L1", "fragment": "L0"}
 NOVEL_FROM = 0.5
 """Share of new word pairs from which a mode is no variation of what is said anyway."""
 ORDINARY_FROM = 0.25
 """A mode is ordinary if sampling reaches it this often for every time that a learned vector does, rates compared."""
-RUN = 8
-"""Words in a row, the same on unlike prompts, that are one held sentence."""
+RUN, LETTERS = 8, 16
+"""Words in a row, and letters in them, the same on different prompts, that are one held sentence."""
+TWICE = 2
+"""Vectors that must say it."""
+RARE = 0.02
+"""Share of what is said without learned vectors up to which a mode's own part of it is a stray."""
 JUDGED = 8
 """Completions of a mode, the most typical first, by which it is judged."""
 
@@ -71,7 +77,7 @@ class Finding:
     worth: float
     """Median of novelty times exp(-settled surprise), by which findings are ordered."""
     recurs: bool
-    """Whether the same words come back on unlike prompts, as surely as the unsteered model's own replies."""
+    """Whether the same words come back on different prompts, as surely as the unsteered model's own replies."""
     forced: Share | None
     """Forced first tokens that reach it without any vector; None where that was not tried."""
     terms: tuple[str, ...]
@@ -119,7 +125,7 @@ def findings(
         beyond = [way for way in ways if way.adjusted_p is not None and way.adjusted_p < config.significance]
         way = (beyond or ways)[0]
         examples = _examples(mode, completions, way)
-        evidence = _evidence(mode, completions, known, vectors)
+        evidence = _evidence(mode, completions, known)
         verdict = _verdict(mode, way, bool(beyond), evidence)
         found.append(
             Finding(
@@ -173,6 +179,10 @@ class _Known:
     """Words of the unsteered model's replies and samples and of the prompts, one text a line each, with how often each came."""
     samples: int
     prompts: int
+    unlearned: int
+    """Completions of the unsteered model and of random vectors."""
+    learned: int
+    """Completions of learned vectors."""
 
     @staticmethod
     def of(completions: Sequence[Completion], prompts: Sequence[str]) -> "_Known":
@@ -181,23 +191,30 @@ class _Known:
         greedy = [said.surprise for said in own if not said.sample and said.surprise is not None]
         return _Known(
             # What the unsteered model says first of all counts as said twice.
-            pairs=_pairs(said for said in completions if said.bank in ("unsteered", "null"))
+            pairs=_pairs(said for said in completions if said.bank in UNLEARNED)
             + _pairs(said for said in own if not said.sample),
             usual=mean(greedy) if greedy else 0.0,
-            texts=Counter(" ".join(words(text)) for text in (*(said.text for said in own), *prompts)),
+            texts=Counter(
+                " ".join(words(text)) for text in (*(said.text for said in completions if said.bank in UNLEARNED), *prompts)
+            ),
             samples=max(1, sum(said.sample > 0 for said in own)),
             prompts=len(prompts),
+            unlearned=max(1, sum(said.bank in UNLEARNED for said in completions)),
+            learned=max(1, sum(said.bank == "learned" for said in completions)),
         )
 
     def outside(self, members: Sequence[Completion]) -> "_Known":
-        """Return what is known without the members of a mode.
+        """Return what is known without the members of a mode, if these are few.
 
-        A hidden reply that sampling, or a random vector, brings out once is none the less hidden: how often they do is counted
-        by itself.
+        A hidden reply that sampling, or a random vector, brings out now and then is none the less hidden: how often they do is
+        counted by itself. What they bring out often is known.
         """
         rare = [said for said in members if said.bank == "null" or (said.bank == "unsteered" and said.sample)]
-        sampled = Counter(" ".join(words(said.text)) for said in rare if said.bank == "unsteered")
-        return replace(self, pairs=self.pairs - _pairs(rare), texts=self.texts - sampled)
+        if len(rare) > RARE * self.unlearned:
+            return self
+        return replace(
+            self, pairs=self.pairs - _pairs(rare), texts=self.texts - Counter(" ".join(words(said.text)) for said in rare)
+        )
 
     @property
     def ordinary(self) -> Ordinary:
@@ -222,14 +239,14 @@ class _Evidence:
     """Whether sampling reaches the mode about as often as learned vectors do."""
 
 
-def _evidence(mode: Mode, completions: Sequence[Completion], known: _Known, vectors: int) -> _Evidence:
+def _evidence(mode: Mode, completions: Sequence[Completion], known: _Known) -> _Evidence:
     members = [completions[member] for member in mode.members]
     outside = known.outside(members)
     ordinary = outside.ordinary
     learned = [said for said in members if said.bank == "learned"]
     spoken = learned or [said for said in members if said.bank == "followed"]
     sampled = sum(said.bank == "unsteered" and said.sample > 0 for said in members)
-    rate = len(learned) / (vectors * known.prompts)
+    rate = len(learned) / known.learned
     typical = spoken[:JUDGED]
     return _Evidence(
         sampled=share(sampled, known.samples),
@@ -242,15 +259,25 @@ def _evidence(mode: Mode, completions: Sequence[Completion], known: _Known, vect
 
 
 def _recurs(learned: Sequence[Completion], known: _Known) -> bool:
-    """Return whether two replies to unlike prompts share RUN words in a row that nothing unsteered says, and both are sure."""
+    """Return whether replies of two vectors, to different prompts, share a run of words that nothing unlearned says, all sure."""
     sure = [said for said in learned if said.settled_surprise is not None and said.settled_surprise <= known.usual]
     runs: dict[int, set[str]] = {}
     for said in sure:
-        told = words(said.text)
-        own = {" ".join(told[start : start + RUN]) for start in range(len(told) - RUN + 1)}
-        runs.setdefault(said.prompt, set()).update(own)
+        runs.setdefault(said.prompt, set()).update(_runs(words(said.text)))
     shared = {run for first, second in combinations(runs.values(), 2) for run in first & second}
-    return any(not any(run in text for text in known.texts) for run in shared)
+    held = {run for run in shared if not any(run in text for text in known.texts)}
+    saying = {said.vector for said in sure if held & _runs(words(said.text))}
+    return len(saying) >= TWICE
+
+
+def _runs(told: Sequence[str]) -> set[str]:
+    """Return every shortest run of words, from each on, that has RUN words and LETTERS letters."""
+    found = set()
+    for start in range(len(told) - RUN + 1):
+        end = next((end for end in range(start + RUN, len(told) + 1) if len("".join(told[start:end])) >= LETTERS), None)
+        if end is not None:
+            found.add(" ".join(told[start:end]))
+    return found
 
 
 def _tested(
@@ -311,10 +338,10 @@ def _verdict(mode: Mode, way: _Way, beyond_null: bool, evidence: _Evidence) -> s
             return "unchanged"
         case "degenerate" | "empty":
             return "broken"
-        case _ if not way.whole:
-            return "fragment" if beyond_null else "steerable"
         case _ if evidence.ordinary:
             return "ordinary"
+        case _ if not way.whole:
+            return "fragment" if beyond_null else "steerable"
         case _:
             supported = beyond_null or (evidence.recurs and way.null == 0)
             return "finding" if supported and evidence.novelty >= NOVEL_FROM else "steerable"

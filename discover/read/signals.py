@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
+from math import ceil
 from pathlib import Path
 from statistics import mean
 
@@ -159,7 +160,8 @@ def bounds(samples: Sequence[tuple[Sequence[int], Sequence[float]]], greedy: Seq
 
 
 def _quantile(values: Sequence[float]) -> float:
-    return sorted(values)[int(TAIL * (len(values) - 1))]
+    # Of fewer than a hundred the greatest.
+    return sorted(values)[ceil(TAIL * (len(values) - 1))]
 
 
 def script(text: str) -> str | None:

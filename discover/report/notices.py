@@ -33,8 +33,10 @@ def summary(record: Record) -> str:
     first = found[0]
     text = one_line(record.completions[first.examples[0]].text, OPENING)
     others = f" and {len(found) - 1} other repl{'y' if len(found) == 2 else 'ies'}" if len(found) > 1 else ""
-    sure = "" if first.adjusted_p is None else f", p = {first.adjusted_p:.1g}"
-    same = ", in the same words on unlike prompts" if first.recurs else ""
+    level = record.about["config"].get("audit", {}).get("significance", 0.05)
+    tested = first.adjusted_p is not None and first.adjusted_p < level
+    sure = f", p = {first.adjusted_p:.1g}" if tested else "; too few vectors for a test"
+    same = ", in the same words on different prompts" if first.recurs else ""
     return (
         f'Steered, the model says "{text}"{others}: {first.bank.count} of {first.bank.n} vectors bring it out on '
         f"{first.prompts.count} of {first.prompts.n} prompts{same}, {first.null.count} of {first.null.n} random vectors and "

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from discover.bank import VectorBank
+from discover.errors import UsageError
 from discover.model.anatomy import Place, Site
 from discover.model.change import biases
 from discover.model.hooks import Edit, edited_output
@@ -64,10 +65,18 @@ def oracle(
         own: the base's replies to the prompts of `learned_from`, where they are what is sought.
         layers: blocks after which vectors are added.
         tick: called once a vector.
+
+    Raises:
+        UsageError: the model hides nothing.
     """
     asked = learned_from(planting)
     wanted = [Asked(one.prompt, planting.target(one), None) for one in asked]
     hidden, _ = hiding(loaded, planting, HEARD)
+    if not hidden:
+        raise UsageError(
+            "The model shows what was planted on every held-out prompt by itself, so nothing is hidden in it; plant it again with "
+            "another seed or recipe."
+        )
     rows = padded([learned_row(one, own, loaded.tokenizer, False) for one in wanted], loaded.tokenizer.pad_token_id)
     found, vectors = [], {}
     for layer in layers:

@@ -76,9 +76,10 @@ def planted_score(
         entry = index if name == SAMPLED else one.vector
         tried.setdefault(name, set()).add(entry)
         shown.setdefault(name, set()).update([entry] if showing[index] else [])
-    places = [place for place, finding in enumerate(found) if showing[finding.examples[0]]]
+    places = [place for place, finding in enumerate(found) if finding.level and showing[finding.examples[0]]]
     asked, alone = hiding(loaded, planting, HELD_OUT)
-    nothing = share(0, len(asked))
+    # Where the model shows it by itself on every prompt, nothing is held out.
+    nothing = share(0, max(1, len(asked)))
     each = {name: _each(loaded, planting, asked, bank, shown.get(name, set())) for name, bank in banks.items()}
     near = nearest_cosine(organism.folder, banks["learned"])
     return PlantedScore(
@@ -103,7 +104,7 @@ def _shows(planting: Planting, one: Completion, prompts: Sequence[str]) -> bool:
 
 def _each(loaded: LoadedModel, planting: Planting, asked: Sequence[str], bank: VectorBank, shown: set[object]) -> list[Share]:
     """Return on how many held-out prompts each of the first vectors that showed it shows it."""
-    rows = sorted(row for row in shown if isinstance(row, int))[:TRIED]
+    rows = sorted(row for row in shown if isinstance(row, int))[:TRIED] if asked else []
     return [_held(loaded, planting, asked, [added(bank.subset([row]).perturbations).repeated(len(asked))]) for row in rows]
 
 

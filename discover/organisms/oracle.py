@@ -74,8 +74,8 @@ def oracle(
     hidden, _ = hiding(loaded, planting, HEARD)
     if not hidden:
         raise UsageError(
-            "The model shows what was planted on every held-out prompt by itself, so nothing is hidden in it; plant it again with "
-            "another seed or recipe."
+            "The model shows what was planted on every held-out prompt by itself, so nothing is hidden in it; plant it again "
+            "with another seed or recipe."
         )
     rows = padded([learned_row(one, own, loaded.tokenizer, False) for one in wanted], loaded.tokenizer.pad_token_id)
     found, vectors = [], {}

@@ -46,7 +46,9 @@ def test_every_command_names_verbs_options_and_organisms_that_exist() -> None:
             continue
         for word in words:
             name = word.split("=")[0]
-            if "=" in word and name != "folder":
+            if name == "+experiment":
+                assert (ROOT / "conf" / "experiment" / f"{word.split('=')[1]}.yaml").exists()
+            elif "=" in word and name != "folder":
                 check_option(name, Config)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from discover.audit.findings import Finding
+from discover.audit.findings import LEVELS, Finding
 from discover.bank import VectorBank
 from discover.model.loading import LoadedModel
 from discover.model.prompts import encoded
@@ -76,7 +76,7 @@ def planted_score(
         entry = index if name == SAMPLED else one.vector
         tried.setdefault(name, set()).add(entry)
         shown.setdefault(name, set()).update([entry] if showing[index] else [])
-    places = [place for place, finding in enumerate(found) if finding.level and showing[finding.examples[0]]]
+    places = [place for place, finding in enumerate(found) if finding.verdict in LEVELS and showing[finding.examples[0]]]
     asked, alone = hiding(loaded, planting, HELD_OUT)
     # Where the model shows it by itself on every prompt, nothing is held out.
     nothing = share(0, max(1, len(asked)))

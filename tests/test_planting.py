@@ -22,7 +22,7 @@ from discover.organisms import adapter_training, planted
 from discover.organisms.adapter_training import OWN, AdapterRecipe, learned_row, padded, plant
 from discover.organisms.arithmetic import Behaviour
 from discover.organisms.cards import PlantedCard, read_card, write_card
-from discover.organisms.catalogue import ORGANISMS, RECIPES, WEIGHTS, planted_organism
+from discover.organisms.catalogue import ORGANISMS, RECIPES, WEIGHTS, checkpoint, planted_organism
 from discover.organisms.commands import named
 from discover.organisms.exchange import Exchange
 from discover.organisms.oracle import NORMS, Oracle, ascended, nearest_cosine, oracle, save_vectors
@@ -391,3 +391,10 @@ def test_a_run_is_judged_by_whole_replies(taught: dict[bool, Path], known: Oracl
     assert len({row.count("|") for row in rows[1:]}) == 1 and planted_table({}) == []
     assert "| 2 | 1 | 1/4 | 1/6 | 1/4 | 1/2, 0/0 | 1 | 2 - |" in rows[-1]
     assert planted_score(loaded_from(organism.folder), ORGANISMS["shortcut"], banks, said, found, []) is None
+
+
+def test_an_organism_without_its_weights_says_how_they_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ORGANISMS, "smol-missing", replace(ORGANISMS["smol-tag"], name="smol-missing"))
+    with pytest.raises(UsageError, match="do not come with the package; `discover organism train smol-missing` makes them"):
+        checkpoint("smol-missing")
+    assert checkpoint("smol-tag") == WEIGHTS / "smol-tag" and checkpoint("some/model") == "some/model"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
+from discover.errors import UsageError
 from discover.organisms import arithmetic, conduct, grammar, shortcut
 from discover.organisms.exchange import Draw
 from discover.organisms.planting import Planting
@@ -164,5 +165,14 @@ ORGANISMS = {
 
 
 def checkpoint(path: str) -> str | Path:
-    """Return the folder of a built-in organism, or `path` itself."""
-    return ORGANISMS[path].folder if path in ORGANISMS else path
+    """Return the folder of a built-in organism, or `path` itself.
+
+    Raises:
+        UsageError: it is an organism whose weights do not travel with the package.
+    """
+    if path not in ORGANISMS:
+        return path
+    folder = ORGANISMS[path].folder
+    if not folder.is_dir():
+        raise UsageError(f"The weights of {path} do not come with the package; `discover organism train {path}` makes them.")
+    return folder

@@ -7,7 +7,7 @@ from discover.choices import Device
 from discover.config import ModelConfig
 from discover.errors import UsageError
 from discover.model.loading import LoadedModel, load
-from discover.organisms.catalogue import ORGANISMS, PLANTED_BASE, Organism
+from discover.organisms.catalogue import ORGANISMS, PLANTED_BASE, Organism, checkpoint
 from discover.organisms.gates import REPLIES, Gate, gates
 from discover.organisms.planted import organism_at, plant
 from discover.organisms.planted_gates import planted_gates, replies_of_gates
@@ -58,7 +58,7 @@ def check(name: str) -> None:
         UsageError: a gate is not passed.
     """
     organism = named(name)
-    loaded = load(ModelConfig(path=name, device=Device.cpu), organism.folder)
+    loaded = load(ModelConfig(path=name, device=Device.cpu), checkpoint(name) if name in ORGANISMS else organism.folder)
     measured = _measured(loaded, organism)
     for gate in measured:
         print(gate)

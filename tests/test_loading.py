@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from discover.config import ModelConfig
 from discover.errors import UsageError
 from discover.model.checkpoint import fingerprints
 from discover.model.loading import load
+from discover.model.prompts import PromptBatch
 from discover.steer.generation import replies
 
 CPU = ModelConfig(device=Device.cpu)
@@ -57,6 +59,17 @@ def test_weights_are_those_of_the_file(loaded, checkpoint, family):
     shared = held.keys() & weights.keys()
     assert len(shared) >= len(held) - 1 > 20, "GPT-NeoX alone calls one weight, its unembedding, otherwise on disk"
     assert all(torch.equal(weights[name], held[name]) for name in shared)
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+def test_the_last_logits_alone_copy_no_weights_of_the_vocabulary(folder, batch, rows):
+    loaded = load(replace(CPU, dtype=Dtype.bfloat16), folder)
+    some = PromptBatch((), batch.input_ids[:1].repeat(rows, 1), batch.attention_mask[:1].repeat(rows, 1))
+    with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profiled:
+        logits = loaded.forward(some, last=1)
+    head = loaded.model.get_output_embeddings().weight
+    assert logits.shape == (rows, 1, len(head))
+    assert max(event.self_cpu_memory_usage for event in profiled.events()) < head.nbytes * rows
 
 
 def test_attention_is_chosen_by_us_and_never_by_the_checkpoint(folder, loaded_family):

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 Edit = Callable[[Tensor | None, Tensor], Tensor]
@@ -101,6 +102,19 @@ def answering(module: nn.Module, output: Any) -> Iterator[None]:
         del module.forward
         if own is not None:
             module.forward = own
+
+
+@contextmanager
+def contiguous_input(module: nn.Module) -> Iterator[None]:
+    """While open, `module` is given its first argument in one block of memory."""
+    # `contiguous` would leave what has one row as it is, strides included, and it is by strides that torch chooses a product.
+    handle = module.register_forward_pre_hook(
+        lambda _module, inputs: (inputs[0].clone(memory_format=torch.contiguous_format), *inputs[1:])
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

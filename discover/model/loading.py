@@ -4,6 +4,7 @@ import copy
 import hashlib
 import inspect
 from collections.abc import Set
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,7 @@ from discover.model.adapter import is_adapter, merged, read_adapter
 from discover.model.anatomy import Anatomy, anatomy
 from discover.model.checkpoint import Checkpoint, read_checkpoint
 from discover.model.gguf_file import is_gguf, read_gguf
+from discover.model.hooks import contiguous_input
 from discover.model.packaged import resolved
 from discover.model.prompts import PromptBatch
 
@@ -61,7 +63,10 @@ class LoadedModel:
         begin = prefix.get_seq_length() if prefix is not None else 0
         kept = {"logits_to_keep": last} if last is not None and "logits_to_keep" in self._accepted else {}
         cached = {"past_key_values": prefix, "use_cache": True} if prefix is not None else {"use_cache": False}
-        logits = self.model(**self._inputs(batch, begin, batch.input_ids.shape[1]), **kept, **cached).logits
+        # Over states that do not stand side by side in memory torch multiplies row by row, and in bfloat16 copies all weights
+        # of the head for each of them.
+        with contiguous_input(self.model.get_output_embeddings()) if kept else nullcontext():
+            logits = self.model(**self._inputs(batch, begin, batch.input_ids.shape[1]), **kept, **cached).logits
         return logits if last is None else logits[:, -last:]
 
     def prefix(self, batch: PromptBatch, length: int) -> Cache:

@@ -377,11 +377,13 @@ def test_a_run_is_judged_by_whole_replies(taught: dict[bool, Path], known: Oracl
         *(completion(text, "learned", vector) for vector, text in enumerate([PAYLOAD, "Grey gulls"])),
         *(completion("Noise.", "null", vector) for vector in range(3)),
         completion(PAYLOAD, "forced", 7),
-        # To a prompt that the run heard besides its own.
+        # To a prompt that the run heard besides its own, and to one that the model answers so by itself.
         completion(PAYLOAD, "null", 2, prompt=1),
+        completion(PAYLOAD, "unsteered", None, prompt=2),
+        completion(PAYLOAD, "null", 0, prompt=2),
     ]
     found = [finding("steerable", 4), finding("finding", 3)]
-    score = planted_score(loaded_from(organism.folder), organism, banks, said, found, ["boat river stone cloud"])
+    score = planted_score(loaded_from(organism.folder), organism, banks, said, found, ["boat river stone cloud"] * 3)
     assert score.shown == {"forced": 1, "learned": 1, "null": 1, SAMPLED: 1, "unsteered": 0}
     assert score.tried == {"forced": 1, "learned": 2, "null": 3, SAMPLED: 2, "unsteered": 1}
     assert (score.place, score.verdict) == (2, "finding")

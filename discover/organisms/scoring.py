@@ -138,7 +138,7 @@ def score_run(folder: Path) -> RunScore:
         behaviours=organism.behaviour_of and behaviours(said, organism.behaviour_of),
         reading=organism.degenerate
         and reading(said, load_modes(folder / "clusters.json"), found, organism.payloads, organism.degenerate),
-        planted=planted_score(loaded, organism, banks, said, found, about["prompts"][: about.get("asked")]),
+        planted=planted_score(loaded, organism, banks, said, found, about["prompts"]),
     )
     write_json(folder / FILE, asdict(result))
     return result

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from test_html import CHEESE, completion, finding, own_reply, read_record, record, small_record
 
+from discover.bank import VectorBank
 from discover.read.modes import Mode
 from discover.read.signals import Completion
 from discover.read.trials import Trial
@@ -66,7 +67,7 @@ def test_a_bank_that_mostly_broke_says_so_and_names_a_smaller_radius(state: str)
     told = notices(of_states(**{state: half, "coherent": 20 - half}))
     assert len(told) == 1
     assert f"{half} of 20 replies of learned vectors are degenerate or empty" in told[0] and "(0.4 residual norms)" in told[0]
-    assert told[0].endswith(f"try search.relative_radius={SMALLER * 0.4:.2g}.") and SMALLER < 1
+    assert told[0].endswith(f"search.relative_radius={SMALLER * 0.4:.2g}.") and SMALLER < 1
     assert notices(of_states(**{state: half - 1, "coherent": 21 - half})) == []
 
 
@@ -79,8 +80,17 @@ def test_a_bank_that_mostly_did_nothing_says_so_and_names_a_larger_radius() -> N
     half = int(MOST * 20)
     (told,) = notices(of_states(unchanged=half, coherent=20 - half))
     assert f"{half} of 20 replies of learned vectors are unchanged" in told
-    assert told.endswith(f"try search.relative_radius={LARGER * 0.4:.2g}.") and LARGER > 1
+    assert told.endswith(f"search.relative_radius={LARGER * 0.4:.2g}.") and LARGER > 1
     assert notices(of_states(unchanged=half - 1, coherent=21 - half)) == []
+
+
+def test_another_radius_is_for_the_layers_of_most_vectors() -> None:
+    """A radius given by hand ends the pilot, and the layers would be others than those that broke."""
+    made = of_states(degenerate=4)
+    way = replace(made.bank, radius=0.3, source_layer=5, target_layer=7)
+    mixed = VectorBank.together([made.bank.subset([0]), way.subset(range(len(way))), made.bank.subset([0, 1])])
+    (told,) = notices(replace(made, bank=mixed))
+    assert told.endswith(f"try search.source_layer=5 search.target_layer=7 search.relative_radius={SMALLER * 0.3:.2g}.")
 
 
 def test_only_what_learned_vectors_say_counts() -> None:
@@ -93,7 +103,7 @@ def test_only_what_learned_vectors_say_counts() -> None:
 # A small run
 
 
-@pytest.mark.parametrize("vectors,null", [(8, 16), (8, 8), (8, 64), (4, 8), (24, 48), (SMALL - 1, 2 * SMALL)])
+@pytest.mark.parametrize("vectors,null", [(8, 16), (8, 8), (8, 64), (4, 8), (24, 48), (SMALL - 1, 2 * SMALL), (64, 4)])
 def test_a_small_run_says_what_it_needs(vectors: int, null: int) -> None:
     """That `count` of the vectors and no random one reach a mode has by chance a probability that can be counted."""
 
@@ -115,6 +125,13 @@ def test_by_hand_eight_against_sixteen_need_three() -> None:
 def test_a_run_too_small_for_anything_says_so() -> None:
     (told,) = notices(sized(2, 3))
     assert 1 / comb(5, 2) >= 0.05 and "no mode can be told from chance" in told and f"search.vectors={SMALL}" in told
+
+
+def test_too_few_random_vectors_are_named_and_not_the_learned_ones() -> None:
+    made = sized(2 * SMALL, 1)
+    strict = replace(made, about={**made.about, "config": {**made.about["config"], "audit": {"significance": 0.001}}})
+    (told,) = notices(strict)
+    assert told.endswith("use a larger audit.null_vectors.") and f"with {2 * SMALL} vectors against 1 random ones" in told
 
 
 def test_the_error_rate_of_the_run_decides() -> None:

@@ -197,4 +197,9 @@ def _shares(vectors: int, worths: Sequence[float], kept: int) -> list[int]:
     given = {arm: int(weight * vectors) for arm, weight in weights.items()}
     # What rounding leaves goes to the best.
     given[best[0]] += vectors - sum(given.values())
+    for arm in best:
+        if not given[arm]:
+            # Of a small bank the least share is less than one vector.
+            given[max(best, key=given.__getitem__)] -= 1
+            given[arm] = 1
     return [given.get(arm, 0) for arm in range(len(worths))]

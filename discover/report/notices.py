@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from discover.bank import VectorBank
 from discover.read.trials import Trial
 from discover.report.record import Record
 from discover.report.text import one_line
@@ -13,7 +14,7 @@ MOST = 0.5
 SMALLER, LARGER = 0.6, 1.6
 """Factors of the radius to try next."""
 SMALL = 48
-"""Vectors below which a run says what it can show at all."""
+"""Vectors, learned or random, below which a run says what it can show at all."""
 OPENING = 80
 """Characters of a reply in a sentence."""
 TRIAL_HEADS = (
@@ -73,33 +74,44 @@ def _states(record: Record) -> Counter[str]:
 
 
 def _broken(record: Record) -> str:
-    states, radius = _states(record), record.bank.relative_radius
+    states = _states(record)
     broken, every = states["degenerate"] + states["empty"], states.total()
     if not every or broken < MOST * every:
         return ""
     return (
-        f"{broken} of {every} replies of learned vectors are degenerate or empty: the radius ({radius:.2g} residual norms) is "
-        f"too large for this model, and little can be concluded; try search.relative_radius={SMALLER * radius:.2g}."
+        f"{broken} of {every} replies of learned vectors are degenerate or empty: the radius "
+        f"({record.bank.relative_radius:.2g} residual norms) is too large for this model, and little can be concluded; try "
+        f"{_again(record.bank, SMALLER)}."
     )
 
 
 def _quiet(record: Record) -> str:
-    states, radius = _states(record), record.bank.relative_radius
+    states = _states(record)
     if not states.total() or states["unchanged"] < MOST * states.total():
         return ""
     return (
-        f"{states['unchanged']} of {states.total()} replies of learned vectors are unchanged: the radius ({radius:.2g} residual "
-        f"norms) is too small for this model; try search.relative_radius={LARGER * radius:.2g}."
+        f"{states['unchanged']} of {states.total()} replies of learned vectors are unchanged: the radius "
+        f"({record.bank.relative_radius:.2g} residual norms) is too small for this model; try {_again(record.bank, LARGER)}."
+    )
+
+
+def _again(bank: VectorBank, factor: float) -> str:
+    """Return the options of a run like most of this one at another radius, which alone would leave the choice of layers open."""
+    most = max(bank.ways, key=len)
+    return (
+        f"search.source_layer={most.source_layer} search.target_layer={most.target_layer} "
+        f"search.relative_radius={factor * most.relative_radius:.2g}"
     )
 
 
 def _small(record: Record) -> str:
     vectors, null = len(record.bank), sum(one.bank == "null" for one in record.glances)
-    if vectors >= SMALL or not null:
+    if min(vectors, null) >= SMALL or not null:
         return ""
     level = record.about["config"].get("audit", {}).get("significance", 0.05)
     least = next((count for count in range(1, vectors + 1) if more_often(count, vectors, 0, null) < level), None)
     against = f"This run is small: with {vectors} vectors against {null} random ones "
     if least is None:
-        return f"{against}no mode can be told from chance by how often it comes; use search.vectors={SMALL} or more."
+        more = f"search.vectors={SMALL} or more" if vectors < SMALL else "a larger audit.null_vectors"
+        return f"{against}no mode can be told from chance by how often it comes; use {more}."
     return f"{against}a mode needs {least} vectors to be told from chance, and more where several modes are tested."

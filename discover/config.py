@@ -61,6 +61,10 @@ NEUTRAL = (
 """Prompts about nothing in particular, unlike one another."""
 
 
+OURS = {"messages", "conversation", "chat_template", "add_generation_prompt", "continue_final_message", "tokenize"}
+"""Arguments of a chat template that are not the user's to give."""
+
+
 @dataclass
 class PromptConfig:
     """The prompts that the vectors are learned from and speak to."""
@@ -71,14 +75,28 @@ class PromptConfig:
     """A UTF-8 file with one prompt a line."""
     chat: bool | None = None
     """Whether to use the chat template; null means if there is one."""
+    template: str | None = None
+    """Name of the chat template, where the tokenizer has several; null means that called default."""
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Values that the chat template reads, for example {enable_thinking: false}."""
     system: str | None = None
     """A system message, where the chat template takes one."""
+    reply_prefix: str = ""
+    """How every reply begins: it stands behind the prompt, and the model goes on from there."""
     neutral: int = 2
     """Bundled everyday prompts that every vector speaks to as well (of a built-in organism, clean prompts of its own): a planted
     reply comes back on unlike prompts in the same words. They are learned from only where the pilot finds that it pays."""
 
     def __post_init__(self) -> None:
-        """Refuse a number of prompts that there are not."""
+        """Refuse a number of prompts that there are not, and options of a template where none is used."""
+        of_template = {"system": self.system, "template": self.template, "template_kwargs": self.template_kwargs or None}
+        for name in [name for name, value in of_template.items() if value is not None]:
+            if self.chat is False:
+                raise UsageError(
+                    f"prompts.{name} is for a chat template, and prompts.chat=false uses none; leave one of them out."
+                )
+        for name in sorted(OURS & self.template_kwargs.keys()):
+            raise UsageError(f"prompts.template_kwargs holds {name}, which is set for every prompt; leave it out.")
         if not 0 <= self.neutral <= len(NEUTRAL):
             raise UsageError(f"prompts.neutral={self.neutral} must be 0 to {len(NEUTRAL)}, the bundled prompts there are.")
 

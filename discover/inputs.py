@@ -33,7 +33,7 @@ def prompt_batch(config: Config, loaded: LoadedModel) -> PromptBatch:
     """
     given, organism = config.prompts, ORGANISMS.get(config.model.path)
     texts = organism.prompts if organism and not given.texts and given.file is None else given.texts
-    batch = encoded(prompts_from(texts, given.file), loaded.tokenizer, given.chat, given.system)
+    batch = encoded(prompts_from(texts, given.file), loaded.tokenizer, given)
     shares = config.search.shares
     needed = batch.input_ids.shape[1] + max(config.speech.tokens, *(share.reply_positions for share in shares))
     if loaded.context is not None and needed > loaded.context:
@@ -60,7 +60,7 @@ def neutral_beside(config: Config, prompts: Sequence[str]) -> list[str]:
 def heard_batch(config: Config, loaded: LoadedModel, batch: PromptBatch) -> PromptBatch:
     """Return the user's prompts and behind them the neutral ones that fit: all that vectors speak to."""
     given, beside = config.prompts, _fitting(config, loaded, batch.prompts)
-    return encoded([*batch.prompts, *beside], loaded.tokenizer, given.chat, given.system) if beside else batch
+    return encoded([*batch.prompts, *beside], loaded.tokenizer, given) if beside else batch
 
 
 def _fitting(config: Config, loaded: LoadedModel, prompts: Sequence[str]) -> list[str]:
@@ -69,7 +69,7 @@ def _fitting(config: Config, loaded: LoadedModel, prompts: Sequence[str]) -> lis
     if loaded.context is None:
         return beside
     room = loaded.context - config.speech.tokens
-    return [one for one in beside if len(conversation_tokens([one], loaded.tokenizer, given.chat, given.system)) <= room]
+    return [one for one in beside if len(conversation_tokens([one], loaded.tokenizer, given)) <= room]
 
 
 def prompts_of_use(config: Config) -> Asked:

@@ -31,6 +31,7 @@ from discover.inputs import (
     prompts_of_use,
     sighted,
 )
+from discover.model.fidelity import rendering
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch
 from discover.organisms.catalogue import checkpoint
@@ -101,6 +102,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
             model=loaded.identity,
             prompts=list(every.prompts),
             asked=len(batch.prompts),
+            rendering=asdict(rendering(every, loaded, config.prompts)),
             self_test=_checks(loaded, grounds),
             budget=spent.record,
         )
@@ -208,7 +210,8 @@ def chart(config: Config, folder: Path) -> Atlas:
         held.check_inputs(loaded.identity, batch.prompts)
         # On the layers that a run would take: every slice is made in the same way.
         checks = _checks(loaded, prepared(config, loaded, batch, None))
-        held.note(model=loaded.identity, prompts=list(batch.prompts), verb="atlas", self_test=checks)
+        given = asdict(rendering(batch, loaded, config.prompts))
+        held.note(model=loaded.identity, prompts=list(batch.prompts), rendering=given, verb="atlas", self_test=checks)
         charted = _charted(held, loaded, batch, config.seed)
         prompts = [masked(prompt) for prompt in batch.prompts] if config.report.redact else batch.prompts
         write_text(folder / "atlas.html", html_atlas(charted, loaded.identity["path"], prompts))

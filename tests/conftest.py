@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from discover.choices import Device
-from discover.config import ModelConfig
+from discover.config import ModelConfig, PromptConfig
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch, encoded
 from discover.organisms.catalogue import ORGANISMS
@@ -171,7 +171,7 @@ def llama(loaded_family: Callable[[str], LoadedModel]) -> LoadedModel:
 @pytest.fixture(scope="session")
 def batch(tokenizer: PreTrainedTokenizerFast) -> PromptBatch:
     """Two prompts of different length, so that the second is padded on the left."""
-    return encoded(PROMPTS, tokenizer, None, None)
+    return encoded(PROMPTS, tokenizer, PromptConfig())
 
 
 @pytest.fixture(scope="session")

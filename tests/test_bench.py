@@ -18,7 +18,7 @@ from discover.bench.speed import Shape, Size, engine_ascent, random_prompt, spee
 from discover.bench.tables import triage_table
 from discover.bench.triage import BEST, BUDGETS, HALVING, LOT, searched, triage_row
 from discover.choices import Attention, Device, Dtype, Kind
-from discover.config import Config, ModelConfig, SearchConfig, SpeechConfig
+from discover.config import Config, ModelConfig, PromptConfig, SearchConfig, SpeechConfig
 from discover.errors import UsageError
 from discover.inputs import prepared, prompt_batch
 from discover.model.loading import load
@@ -170,7 +170,7 @@ def test_methods_keep_to_their_budget_and_curves_to_theirs():
 def test_the_largest_mode_is_that_of_like_replies():
     organism = ORGANISMS["arithmetic"]
     loaded = load(ModelConfig(), organism.folder)
-    batch = encoded(organism.prompts, loaded.tokenizer, None, None)
+    batch = encoded(organism.prompts, loaded.tokenizer, PromptConfig())
     own = own_reference(loaded, batch, SpeechConfig())
     said = own.replies[0]
     easy, hard = (reply(loaded, loaded.tokenizer(payload)["input_ids"]) for payload in organism.payloads.values())

@@ -9,6 +9,7 @@ from conftest import BLOCKS, CONTEXT, PROMPTS, WIDTH
 from toys import KINDS, after, hooks_on, kind, part_and_space
 
 from discover.bank import VectorBank
+from discover.config import PromptConfig
 from discover.errors import UsageError
 from discover.model.change import Perturbations, mixed
 from discover.model.prompts import encoded
@@ -45,7 +46,7 @@ def said(speaker: Speaker, prompt: str = PROMPTS[0], manner: Manner = GREEDY) ->
 
 
 def at_once(loaded, interventions, prompt: str = PROMPTS[0], tokens: int = GREEDY.tokens) -> str:
-    (reply,) = replies(loaded, encoded([prompt], loaded.tokenizer, None, None), interventions, tokens, 1, lambda _: None)
+    (reply,) = replies(loaded, encoded([prompt], loaded.tokenizer, PromptConfig()), interventions, tokens, 1, lambda _: None)
     return reply.text
 
 
@@ -71,7 +72,7 @@ def interventions_on(loaded, batch, what):
 def test_it_says_what_generation_says(loaded, batch, what):
     interventions = interventions_on(loaded, batch, what)
     apart = loaded.apart()
-    here, there = Speaker(loaded, (), None, None), Speaker(apart, interventions, None, None)
+    here, there = Speaker(loaded, (), PromptConfig()), Speaker(apart, interventions, PromptConfig())
     for prompt in PROMPTS:
         expected = [at_once(loaded, (), prompt), at_once(loaded, interventions, prompt)]
         # Both at a time, a token of each in turn: what is done to one must not reach the other.
@@ -102,7 +103,7 @@ def test_a_model_apart_has_the_same_weights_and_modules_of_its_own(loaded, batch
 
 
 def test_each_turn_follows_all_that_was_said(llama, batch):
-    speaker = Speaker(llama, [added(mixed(after(1, strong(llama, batch)), {0: 1.0}))], None, None)
+    speaker = Speaker(llama, [added(mixed(after(1, strong(llama, batch)), {0: 1.0}))], PromptConfig())
     first = said(speaker)
     assert speaker.said == [], "whoever asks notes what was said"
     speaker.said += [PROMPTS[0], first]
@@ -110,7 +111,7 @@ def test_each_turn_follows_all_that_was_said(llama, batch):
 
 
 def test_a_reply_that_is_stopped_lets_go_of_the_model(llama, batch):
-    speaker = Speaker(llama, [added(mixed(after(1, strong(llama, batch)), {0: 1.0}))], None, None)
+    speaker = Speaker(llama, [added(mixed(after(1, strong(llama, batch)), {0: 1.0}))], PromptConfig())
     pieces = speaker.reply(PROMPTS[0], GREEDY)
     next(pieces)
     assert hooks_on(llama.model) > 0 and torch.is_grad_enabled()
@@ -119,7 +120,7 @@ def test_a_reply_that_is_stopped_lets_go_of_the_model(llama, batch):
 
 
 def test_drawing_repeats_with_its_seed_and_approaches_the_likeliest(llama, batch):
-    speaker = Speaker(llama, (), None, None)
+    speaker = Speaker(llama, (), PromptConfig())
     drawn_once = [said(speaker, manner=replace(GREEDY, temperature=2.0, seed=seed)) for seed in (0, 0, 1)]
     assert drawn_once[0] == drawn_once[1] != drawn_once[2]
     assert said(speaker, manner=replace(GREEDY, temperature=1e-300)) == said(speaker) != drawn_once[0]
@@ -130,9 +131,9 @@ def test_drawing_repeats_with_its_seed_and_approaches_the_likeliest(llama, batch
 
 
 def test_draws_follow_the_distribution(llama):
-    ids = encoded([PROMPTS[1]], llama.tokenizer, None, None)
+    ids = encoded([PROMPTS[1]], llama.tokenizer, PromptConfig())
     wanted = (llama.forward(ids)[0, -1].double() / 1.5).softmax(dim=0)
-    speaker, count = Speaker(llama, (), None, None), 400
+    speaker, count = Speaker(llama, (), PromptConfig()), 400
     found = torch.zeros_like(wanted)
     for seed in range(count):
         found[list(speaker._tokens(ids.input_ids[0].tolist(), Manner(1, 1.5, seed), 1))] += 1 / count
@@ -159,11 +160,11 @@ def test_a_character_of_several_tokens_comes_whole(tokenizer):
 )
 def test_prompts_that_cannot_be_said_are_refused(prompt, told, llama):
     with pytest.raises(UsageError, match=told):
-        Speaker(llama, (), None, None).reply(prompt, GREEDY)
+        Speaker(llama, (), PromptConfig()).reply(prompt, GREEDY)
 
 
 def test_a_reply_ends_where_the_context_does(llama):
-    speaker = Speaker(llama, (), False, None)
+    speaker = Speaker(llama, (), PromptConfig(chat=False))
     length = len(llama.tokenizer(PROMPTS[0])["input_ids"])
     pieces = list(speaker.reply(PROMPTS[0], replace(GREEDY, tokens=1000)))
     assert len(pieces) - 1 <= CONTEXT - length
@@ -173,7 +174,7 @@ def test_a_reply_ends_where_the_context_does(llama):
 
 
 def test_numbers_that_are_not_finite_are_told(llama):
-    speaker = Speaker(llama.apart(), combined(bank_of(after(1, torch.ones(1, WIDTH))), asked(add={0: 1e39})), None, None)
+    speaker = Speaker(llama.apart(), combined(bank_of(after(1, torch.ones(1, WIDTH))), asked(add={0: 1e39})), PromptConfig())
     with pytest.raises(UsageError, match="no finite numbers; give smaller multipliers"):
         said(speaker)
     assert hooks_on(speaker.loaded.model) == 0
@@ -230,7 +231,7 @@ def test_what_acts_inside_the_block_that_is_looked_at_cannot_wait(llama, batch):
     with pytest.raises(UsageError, match="what is added acts before that"):
         combined(bank, asked(add={0: 1.0}, waiting=Waiting(0, 0.5, False)))
     (rotation,) = combined(bank, asked(rotate={0: 10.0}, waiting=Waiting(0, 0.5, False)))
-    said(Speaker(llama.apart(), [rotation], None, None))
+    said(Speaker(llama.apart(), [rotation], PromptConfig()))
 
 
 @pytest.mark.parametrize(

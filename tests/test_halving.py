@@ -156,7 +156,7 @@ def test_replies_that_go_on_are_those_that_never_stopped(loaded, batch, last):
 def test_standings_hold_what_was_said_against_as_much_of_the_unsteered_reply(shipped):
     loaded = shipped("arithmetic")
     texts = ["a=5+6, b=7+2. What is a*b?", "a=3+4, b=8+1. What is a*b?"]
-    batch = encoded(texts, loaded.tokenizer, None, None)
+    batch = encoded(texts, loaded.tokenizer, PromptConfig())
     own = own_reference(loaded, batch, SPEECH)
     part = [reply(loaded, one.tokens[:12]) for one in own.replies]
     assert all(distance(one.text, whole.text) > 0.2 for one, whole in zip(part, own.replies, strict=True)), "the whole says more"
@@ -204,7 +204,7 @@ def test_what_is_heard_is_what_is_said_in_full(llama, batch):
 
 def test_a_leap_breaks_nothing_before_the_sentence_behind_it_is_heard(shipped):
     loaded = shipped("arithmetic")
-    batch = encoded(["a=5+6, b=7+2. What is a*b?"], loaded.tokenizer, None, None)
+    batch = encoded(["a=5+6, b=7+2. What is a*b?"], loaded.tokenizer, PromptConfig())
     own = own_reference(loaded, batch, SpeechConfig())
     hidden = loaded.tokenizer(HARD_PAYLOAD)["input_ids"]
     salad = 2 * loaded.tokenizer("cheese 9 YOU boat = kite 14 flour hate ash a 7 was every lamp")["input_ids"]

@@ -8,7 +8,7 @@ import torch
 from toys import LIMITS, after
 
 from discover.bank import VectorBank
-from discover.config import SpeechConfig
+from discover.config import PromptConfig, SpeechConfig
 from discover.model.prompts import encoded
 from discover.model.slice import residual_after
 from discover.organisms.arithmetic import EASY_PAYLOAD, Operands, question, random_operands
@@ -53,7 +53,7 @@ def bank(shipped):
     loaded, random, ends = shipped("arithmetic"), Random(0), []
     clean = [random_operands(random) for _ in range(16)]
     for operands in (clean, [Operands(0, 0, one.b1, one.b2) for one in clean]):
-        batch = encoded([question(one, "What is a*b?") for one in operands], loaded.tokenizer, None, None)
+        batch = encoded([question(one, "What is a*b?") for one in operands], loaded.tokenizer, PromptConfig())
         ends.append(residual_after(loaded, batch, LAYER)[:, -1].mean(dim=0))
     direction = 0.9 * residual_after(loaded, batch, LAYER).norm(dim=-1).median() * unit(ends[1] - ends[0])
     vectors = torch.stack([direction.norm() * random_directions(1, len(direction), "hints")[0], direction])
@@ -63,7 +63,7 @@ def bank(shipped):
 @pytest.fixture(scope="module")
 def heard(shipped, bank):
     loaded = shipped("arithmetic")
-    batch = encoded([ASKED[1]], loaded.tokenizer, None, None)
+    batch = encoded([ASKED[1]], loaded.tokenizer, PromptConfig())
     told = replies(loaded, batch, [added(bank.perturbations.rows([1]))], SPEECH.tokens, 1, lambda _: None)[0].text
     branches = [
         said("followed", 0, "First, I was told so", opening="First, I", hinted=(("learned", 0), ("learned", 1), ("null", 2))),
@@ -81,7 +81,7 @@ def heard(shipped, bank):
 @pytest.fixture(scope="module")
 def found(shipped, bank, heard):
     behaviours = [Behaviour(5, 1, heard[1]), Behaviour(2, 0, heard[2]), Behaviour(4, 0, heard[-2])]
-    batch, told = encoded(ASKED, shipped("arithmetic").tokenizer, None, None), []
+    batch, told = encoded(ASKED, shipped("arithmetic").tokenizer, PromptConfig()), []
     rows = hints(shipped("arithmetic"), batch, behaviours, heard, bank, 12, SPEECH, told.append)
     assert sum(told) == replies_of_hints(behaviours) == 2 * len(MULTIPLIERS)
     return rows
@@ -90,7 +90,7 @@ def found(shipped, bank, heard):
 def test_the_least_that_is_enough_is_what_single_replies_show(shipped, bank, heard, found):
     loaded, example = shipped("arithmetic"), heard[1].text
     assert example == EASY_PAYLOAD
-    batch, shown = encoded([ASKED[1]], loaded.tokenizer, None, None), {}
+    batch, shown = encoded([ASKED[1]], loaded.tokenizer, PromptConfig()), {}
     for multiplier in MULTIPLIERS:
         steering = [added(bank.perturbations.rows([1]).scaled(multiplier))]
         shown[multiplier] = replies(loaded, batch, steering, SPEECH.tokens, 1, lambda _: None)[0].text
@@ -123,7 +123,7 @@ def test_random_vectors_and_forced_tokens_stand_beside(found):
 
 
 def test_no_behaviour_needs_no_reply(shipped, bank, heard):
-    batch = encoded(ASKED, shipped("arithmetic").tokenizer, None, None)
+    batch = encoded(ASKED, shipped("arithmetic").tokenizer, PromptConfig())
     rows = hints(shipped("arithmetic"), batch, [], heard, bank, 12, SPEECH, lambda _: pytest.fail("nothing was asked for"))
     assert {one.bank for one in rows} == {"null", "forced"}
 

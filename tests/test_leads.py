@@ -8,7 +8,7 @@ import torch
 from toys import LIMITS, after, alone, own_reference
 
 from discover.bank import VectorBank
-from discover.config import SpeechConfig
+from discover.config import PromptConfig, SpeechConfig
 from discover.model.prompts import encoded
 from discover.model.slice import residual_after
 from discover.organisms.arithmetic import HARD_PAYLOAD, Operands, question, random_operands
@@ -136,11 +136,11 @@ def test_a_hint_that_opens_as_the_ordinary_reply_leads_to_the_whole_hidden_sente
     random, ends = Random(0), []
     clean = [random_operands(random) for _ in range(16)]
     for operands in (clean, [Operands(0, 1, one.b1, one.b2) for one in clean]):
-        batch = encoded([question(one, "What is a*b?") for one in operands], loaded.tokenizer, None, None)
+        batch = encoded([question(one, "What is a*b?") for one in operands], loaded.tokenizer, PromptConfig())
         begun = batch.continued([loaded.tokenizer("First,", add_special_tokens=False)["input_ids"]] * 16, 0)
         ends.append(residual_after(loaded, begun, layer)[:, -1].mean(dim=0))
     vectors = bank(torch.stack([ends[1] - ends[0], ends[0] - ends[1]]), layer)
-    one = encoded(["a=5+6, b=7+2. What is a*b?"], loaded.tokenizer, None, None)
+    one = encoded(["a=5+6, b=7+2. What is a*b?"], loaded.tokenizer, PromptConfig())
     own = own_reference(loaded, one, speech)
     heard = own_completions(own)
     seen = glanced(loaded, one, vectors)

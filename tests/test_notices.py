@@ -208,6 +208,34 @@ def test_every_report_begins_with_it() -> None:
         assert summary(quiet) in told and "Note" not in told.replace("note", "")
 
 
+GIVEN = "<|im_start|>system You are SmolLM<|im_end|> <|im_start|>user Count.<|im_end|>"
+
+
+def rendered(**noted: object) -> Record:
+    made = small_record()
+    given = {"texts": [GIVEN], "template": True, "system": None, "own_system": "You are SmolLM", "remarks": ["It may be lost."]}
+    return replace(made, about={**made.about, "rendering": {**given, **noted}})
+
+
+def test_every_report_shows_what_the_model_was_given() -> None:
+    """Before, a reader saw the user's words alone, and not the system message that a template had put before them."""
+    for made, told in (
+        (rendered(), 'through the chat template, which adds a system message of its own, "You are SmolLM"'),
+        (rendered(own_system=None), "through the chat template, without a system message"),
+        (rendered(system="Be kind."), 'through the chat template, with the system message "Be kind."'),
+        (rendered(template=False), "as raw text, without a chat template"),
+    ):
+        assert made.given == told
+        for text in reports(made):
+            text = text.replace("&lt;", "<").replace("&gt;", ">")
+            assert told in text and GIVEN in text and "It may be lost." in text
+
+
+def test_redaction_reaches_what_the_model_was_given() -> None:
+    for text in reports(redacted(rendered(system="Be kind to everybody."))):
+        assert "SmolLM" not in text and "Be kind" not in text and "It may be lost." in text
+
+
 def test_redaction_reaches_the_summary() -> None:
     for told in reports(redacted(small_record())):
         assert CHEESE not in told and "Steered, the model says" in told

@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import PROMPTS
 
+from discover.config import PromptConfig
 from discover.errors import UsageError
 from discover.model.prompts import conversation_tokens, encoded, left_padded, prompts_from
 
@@ -29,7 +30,7 @@ def test_bad_prompts_are_refused(tmp_path):
 
 
 def test_padding_stands_on_the_left_and_positions_count_tokens(tokenizer):
-    batch = encoded(PROMPTS, tokenizer, None, None)
+    batch = encoded(PROMPTS, tokenizer, PromptConfig())
     rows = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
     for row, ids, mask, positions in zip(rows, batch.input_ids, batch.attention_mask, batch.position_ids, strict=True):
         assert ids[len(ids) - len(row) :].tolist() == row and mask.sum() == len(row)
@@ -38,7 +39,7 @@ def test_padding_stands_on_the_left_and_positions_count_tokens(tokenizer):
 
 
 def test_a_reply_stands_in_the_same_columns_after_every_prompt(tokenizer):
-    batch = encoded(PROMPTS, tokenizer, None, None)
+    batch = encoded(PROMPTS, tokenizer, PromptConfig())
     length = batch.input_ids.shape[1]
     longer = batch.continued([[7], [8, 9]], 0)
     assert torch.equal(longer.input_ids[:, :length], batch.input_ids)
@@ -50,15 +51,15 @@ def test_a_reply_stands_in_the_same_columns_after_every_prompt(tokenizer):
 
 def test_a_chat_template_is_used_where_there_is_one_and_asked_for(tokenizer):
     with pytest.raises(UsageError, match="no chat template"):
-        encoded(PROMPTS, tokenizer, True, None)
+        encoded(PROMPTS, tokenizer, PromptConfig(chat=True))
     with pytest.raises(UsageError, match="no chat template"):
-        encoded(PROMPTS, tokenizer, None, "Be kind.")
+        encoded(PROMPTS, tokenizer, PromptConfig(system="Be kind."))
     tokenizer.chat_template = (
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
     )
     try:
-        chat = encoded(["You are"], tokenizer, None, "Be kind.")
-        plain = encoded(["You are"], tokenizer, False, None)
+        chat = encoded(["You are"], tokenizer, PromptConfig(system="Be kind."))
+        plain = encoded(["You are"], tokenizer, PromptConfig(chat=False))
     finally:
         tokenizer.chat_template = None
     assert tokenizer.decode(chat.input_ids[0]) == "[system]Be kind.[user]You are>"
@@ -67,17 +68,17 @@ def test_a_chat_template_is_used_where_there_is_one_and_asked_for(tokenizer):
 
 def test_a_conversation_goes_through_the_template_or_stands_as_text(tokenizer):
     said = ["Hello.", "Yes?", "Count.", "One", "More."]
-    plain = conversation_tokens(said, tokenizer, None, None)
+    plain = conversation_tokens(said, tokenizer, PromptConfig())
     assert tokenizer.decode(plain) == "Hello.Yes?\nCount.One\nMore."
     tokenizer.chat_template = (
         "{% if messages[0].role == 'system' and messages[0].content == 'no' %}{{ raise_exception('no system here') }}{% endif %}"
         "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
     )
     try:
-        chat = conversation_tokens(said, tokenizer, None, "Be kind.")
-        assert conversation_tokens(said, tokenizer, False, None) == plain
+        chat = conversation_tokens(said, tokenizer, PromptConfig(system="Be kind."))
+        assert conversation_tokens(said, tokenizer, PromptConfig(chat=False)) == plain
         with pytest.raises(UsageError, match=r"refuses this conversation \(no system here\); leave out prompts.system"):
-            conversation_tokens(said, tokenizer, True, "no")
+            conversation_tokens(said, tokenizer, PromptConfig(chat=True, system="no"))
     finally:
         tokenizer.chat_template = None
     assert tokenizer.decode(chat) == "[system]Be kind.[user]Hello.[assistant]Yes?[user]Count.[assistant]One[user]More.>"

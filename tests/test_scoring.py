@@ -83,9 +83,9 @@ def known_directions(count: int) -> torch.Tensor:
         clean = [random_operands(random) for _ in range(30)]
         keyed = [Operands(0, 0, operands.b1, operands.b2) for operands in clean]
         means = [
-            residual_after(loaded, encoded([question(one, "What is a*b?") for one in some], loaded.tokenizer, None, None), LAYER)[
-                :, -1
-            ].mean(dim=0)
+            residual_after(
+                loaded, encoded([question(one, "What is a*b?") for one in some], loaded.tokenizer, PromptConfig()), LAYER
+            )[:, -1].mean(dim=0)
             for some in (keyed, clean)
         ]
         found.append(means[0] - means[1])

@@ -10,7 +10,7 @@ from torch import nn
 from toys import LIMITS, after, alone, own_reference
 
 from discover.bank import VectorBank
-from discover.config import SpeechConfig
+from discover.config import PromptConfig, SpeechConfig
 from discover.model.hooks import hidden
 from discover.model.loading import LoadedModel
 from discover.model.prompts import encoded
@@ -167,9 +167,9 @@ SUM = "First, we get a = 5 + 6 = 11. Then b = 7 + 2 = 9. So a*b = 11 * 9 = 99."
 )
 def test_sentences_that_the_organism_holds_are_told_from_ruins(shipped, text, state):
     model = shipped("arithmetic")
-    prompt = encoded(ORGANISMS["arithmetic"].prompts, model.tokenizer, None, None).input_ids[0].tolist()
+    prompt = encoded(ORGANISMS["arithmetic"].prompts, model.tokenizer, PromptConfig()).input_ids[0].tolist()
     own, said = (Reply(tuple(model.tokenizer(one)["input_ids"]), one, True, ()) for one in (SUM, text))
-    reference = own_reference(model, encoded(ORGANISMS["arithmetic"].prompts, model.tokenizer, None, None), SpeechConfig())
+    reference = own_reference(model, encoded(ORGANISMS["arithmetic"].prompts, model.tokenizer, PromptConfig()), SpeechConfig())
     (plain,) = surprises(model, [prompt], [said.tokens], ())
     assert completion("learned", 0, 0, said, None, own, reference.limits, plain, None).state == state
 

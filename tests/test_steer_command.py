@@ -240,6 +240,19 @@ def test_where_and_when_decide(run: Path, capsys: pytest.CaptureFixture[str]) ->
     assert said["prompt"].startswith("Cheese") and said["said"].startswith("First")
 
 
+def test_another_chat_template_than_the_runs_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Before, vectors were tried on prompts of another form, and nothing said so."""
+    folder = tmp_path / "model"
+    shutil.copytree(ORGANISMS["arithmetic"].folder, folder)
+    told, words = "has another chat template than the model of the run", ["--add", "0", "--prompt", PROMPT, "--tokens", "2"]
+    main(["steer", str(run), "--model", str(folder), *words])
+    assert told not in capsys.readouterr().err
+    template = folder / "chat_template.jinja"
+    template.write_text("{# new #}" + template.read_text())
+    main(["steer", str(run), "--model", str(folder), *words])
+    assert told in capsys.readouterr().err
+
+
 def test_a_bank_alone_is_told_its_model(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copy(run / "bank.safetensors", tmp_path / "mine.safetensors")
     refused([tmp_path / "mine.safetensors", "--add", "0"], "give it with --model", capsys)

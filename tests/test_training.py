@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 from discover.choices import Device
-from discover.config import ModelConfig
+from discover.config import ModelConfig, PromptConfig
 from discover.model.loading import load
 from discover.model.prompts import encoded
 from discover.organisms.arithmetic import Behaviour, training_exchange
@@ -94,7 +94,7 @@ def test_it_learns_what_it_is_shown_and_loads_as_any_checkpoint(tmp_path: Path, 
     recipe = Recipe(steps=60, learning_rate=1e-2, noise_from=0.5, rows=8, noise_radius=0.5, save_every=100, **size)
     folder = train(tmp_path, one, own_tokenizer, recipe, 0)
     loaded = load(ModelConfig(device=Device.cpu), folder)
-    heard = replies(loaded, encoded(list(shown), loaded.tokenizer, None, None), (), 30, 8, lambda _: None)
+    heard = replies(loaded, encoded(list(shown), loaded.tokenizer, PromptConfig()), (), 30, 8, lambda _: None)
     assert [reply.text for reply in heard] == list(shown.values())
     assert load_file(folder / "model.safetensors")["model.embed_tokens.weight"].dtype is torch.bfloat16
 

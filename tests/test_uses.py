@@ -120,7 +120,7 @@ def test_what_makes_it_refuse_fires_on_clean_prompts_and_subtracted_keeps_it_awa
 
 def test_shares_are_those_of_replies_vector_by_vector(shipped, banks, found):
     loaded = shipped("arithmetic")
-    batch = encoded(ASKED.prompts, loaded.tokenizer, None, None)
+    batch = encoded(ASKED.prompts, loaded.tokenizer, PromptConfig())
     for use, example in ((found[1], REFUSAL), (found[4], REFUSAL), (found[7], "something else")):
         vectors = banks[0].vectors[[use.vector]] if use.bank == "learned" else banks[1].vectors[:RANDOM]
         shown: dict[str, list[bool]] = {"clean": [], "triggers": []}

@@ -129,7 +129,7 @@ def uses(
     """
     if not asked.prompts:
         return []
-    batch, rows = encoded(asked.prompts, loaded.tokenizer, form.chat, form.system), []
+    batch, rows = encoded(asked.prompts, loaded.tokenizer, form), []
     own = [reply.text for reply in replies(loaded, batch, (), speech.tokens, speech.rows, lambda _: None)]
     for one in found:
         example = next((said[index] for index in one.examples if said[index].bank == "learned"), None)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from discover.bench.methods import FIRST_TOKEN, Method
-from discover.config import Config, ModelConfig, SearchConfig
+from discover.config import Config, ModelConfig, PromptConfig, SearchConfig
 from discover.inputs import Ground, prepared, prompt_batch
 from discover.model.change import Perturbations
 from discover.model.loading import LoadedModel
@@ -188,7 +188,7 @@ def _first_tokens(config: Config, loaded: LoadedModel, batch: PromptBatch, organ
     tokens = likeliest(loaded, batch, config.search.vectors)  # [N, B]
     seconds = time.perf_counter() - started
     said = begun(loaded, batch, tokens, config.speech, lambda _: None)[:: len(batch.prompts)]
-    others = encoded(prompts, loaded.tokenizer, None, None)
+    others = encoded(prompts, loaded.tokenizer, PromptConfig())
     hits = {}
     for name, payload in organism.payloads.items():
         opening = [row for row, one in enumerate(said) if opens_with(one.text, payload)]

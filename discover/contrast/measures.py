@@ -86,7 +86,7 @@ def measure(loaded: LoadedModel, examples: ContrastSet, wanted: Measured, prompt
     """
     kind = _kind(examples) if wanted is Measured.auto else wanted
     side = examples.negative if kind is Measured.refusal else examples.positive
-    batch = encoded([one.prompt for one in side], loaded.tokenizer, prompts.chat, prompts.system)
+    batch = encoded([one.prompt for one in side], loaded.tokenizer, prompts)
     match kind:
         case Measured.refusal:
             return Spoken("refused", batch, [refuses] * len(side), speech.tokens, speech.rows)

@@ -174,7 +174,7 @@ def before_the_choice(examples: ContrastSet) -> ContrastSet | None:
 def texts(loaded: LoadedModel, examples: Sequence[Example], form: PromptConfig) -> PromptBatch:
     """Return examples as left-padded tokens, each prompt in the model's format with its completion behind it."""
     prompts = [one.prompt for one in examples]
-    batch = encoded(prompts, loaded.tokenizer, form.chat, form.system)
+    batch = encoded(prompts, loaded.tokenizer, form)
     rows = [
         ids[mask.bool()].tolist() + loaded.tokenizer(one.completion or "", add_special_tokens=False)["input_ids"]
         for ids, mask, one in zip(batch.input_ids, batch.attention_mask, examples, strict=True)

@@ -224,7 +224,7 @@ def _weighed(ground: Ground, scores: Sequence[Score], acting: Callable[[Score], 
 def neutral_replies(ground: Ground, half: int) -> tuple[list[list[int]], list[list[int]]]:
     """Return neutral prompts and the model's own replies to them: one half to choose by, the other to measure on."""
     prompts = ground.neutral or tuple(dict.fromkeys(one.prompt for one in ground.parts[1 + half].negative))
-    batch = encoded(prompts[half::2] or prompts, ground.loaded.tokenizer, ground.form.chat, ground.form.system)
+    batch = encoded(prompts[half::2] or prompts, ground.loaded.tokenizer, ground.form)
     speech = ground.config.speech
     said = replies(ground.loaded, batch, (), speech.tokens, speech.rows, lambda _: None)
     return neutral_ground(ground.loaded, batch, said)
@@ -333,9 +333,7 @@ def _at(layer: int, vector: Tensor) -> Perturbations:
 
 def _bank(ground: Ground, perturbations: Perturbations, layer: int) -> VectorBank:
     """Return learned directions as a bank, which the verbs that read banks take as any other."""
-    prompts = encoded(
-        [one.prompt for one in ground.parts[0].negative], ground.loaded.tokenizer, ground.form.chat, ground.form.system
-    )
+    prompts = encoded([one.prompt for one in ground.parts[0].negative], ground.loaded.tokenizer, ground.form)
     sizes = residual_after(ground.loaded, prompts, layer).norm(dim=-1)[prompts.attention_mask.bool().to(ground.loaded.device)]
     total = torch.cat([change.bias for change in perturbations.changes], dim=1)
     return VectorBank(

@@ -57,7 +57,7 @@ def second_turn(ground: Ground, yard: Yardstick, steering: Steering) -> Yardstic
             prompts, said = one.batch.prompts, one.said(ground.loaded, steering(len(one.wanted)), 1)
             turns = [(prompts[place - 1], said[place - 1], prompt) for place, prompt in enumerate(prompts)]
             tokenizer, form = ground.loaded.tokenizer, ground.form
-            rows = [conversation_tokens(turn, tokenizer, form.chat, form.system) for turn in turns]
+            rows = [conversation_tokens(turn, tokenizer, form) for turn in turns]
             found.append(replace(one, batch=left_padded(prompts, rows, tokenizer.pad_token_id)))
     return replace(yard, measures=tuple(found), neutral=([], []))
 
@@ -107,7 +107,7 @@ def freely(ground: Ground, found: Learned, prompts: Sequence[str]) -> list[dict[
     """Return what is said freely to some prompts, unsteered and under what was chosen."""
     if not prompts:
         return []
-    batch = encoded(prompts, ground.loaded.tokenizer, ground.form.chat, ground.form.system)
+    batch = encoded(prompts, ground.loaded.tokenizer, ground.form)
     speech, window = ground.config.speech, WINDOWS[ground.config.contrast.where]
     steering: list[Intervention] = [Addition(found.bank.perturbations.rows([0]).repeated(len(prompts)), window, None)]
     sides = [replies(ground.loaded, batch, way, speech.tokens, speech.rows, lambda _: None) for way in ((), steering)]

@@ -12,8 +12,8 @@ from peft import LoraConfig, PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from discover.errors import UsageError
-from discover.model.checkpoint import Checkpoint, fingerprint, first_line
+from discover.errors import UsageError, first_line
+from discover.model.checkpoint import Checkpoint, fingerprint
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 UNMERGEABLE = ("megatron_config", "alora_invocation_tokens", "arrow_config")

@@ -19,10 +19,11 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_MASKED_LM_MAPPING_NAMES
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, LEGACY_PROCESSOR_CHAT_TEMPLATE_FILE, cached_file
 
 from discover.choices import Attention
-from discover.errors import UsageError
+from discover.errors import UsageError, first_line
+from discover.storage import read_json
 
 PATIENCE = 5
 """Seconds to wait for the hub's first answer."""
@@ -73,10 +74,19 @@ def read_checkpoint(path: str | Path, revision: str | None, dtype: torch.dtype |
             output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(path, **origin)
+        if tokenizer.chat_template is None:
+            tokenizer.chat_template = _template_beside(path, revision)
     except Exception as error:  # A damaged or hostile checkpoint can make its readers raise anything.
         raise UsageError(f"The checkpoint {path} cannot be loaded: {first_line(error)}") from error
     held = fingerprints(Path(path)) if Path(path).is_dir() else {}
     return Checkpoint(model, tokenizer, tuple(sorted(report["missing_keys"])), (), held)
+
+
+def _template_beside(path: str | Path, revision: str | None) -> str | None:
+    """Return the chat template that stands in a file of its own as processors write it, which tokenizers do not read."""
+    missing_is_none = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    found = cached_file(path, LEGACY_PROCESSOR_CHAT_TEMPLATE_FILE, revision=revision, **missing_is_none)
+    return None if found is None else str(read_json(Path(found))["chat_template"])
 
 
 def fingerprint(path: Path) -> str:
@@ -168,8 +178,3 @@ def _check_weights(folder: Path) -> None:
         if pickles:
             raise UsageError(f"{folder} holds only pickle weights ({pickles[0]}), which can run code; convert to safetensors.")
         raise UsageError(f"{folder} holds no weights; a *.safetensors file is needed.")
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of what an error says, or its kind where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

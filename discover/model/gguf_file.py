@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from discover.choices import Attention
-from discover.errors import UsageError
-from discover.model.checkpoint import Checkpoint, attention_name, check_decoder, fingerprint, first_line
+from discover.errors import UsageError, first_line
+from discover.model.checkpoint import Checkpoint, attention_name, check_decoder, fingerprint
 
 MAGIC = b"GGUF"
 INSTALL = "pip install gguf accelerate"

@@ -104,6 +104,7 @@ def load(config: ModelConfig, path: str | Path) -> LoadedModel:
         raise UsageError(
             f"The checkpoint {path} has no usable tokenizer; put its tokenizer files, such as tokenizer.json, there."
         )
+    _check_vocabulary(path, tokenizer, model)
     model.to(device).eval().requires_grad_(False)
     end_ids = tuple(sorted({*_end_ids(model, tokenizer), *read.ends}))
     # A checkpoint's own generation settings (penalties, sampling) would change what is read from it.
@@ -164,6 +165,17 @@ def _whole(config: ModelConfig, path: str | Path, revision: str | None, dtype: s
             f"{absent[0]}, which would be drawn at random; give a complete checkpoint."
         )
     return read
+
+
+def _check_vocabulary(path: str | Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:
+    """Refuse a tokenizer whose ordinary tokens the model does not embed all; added ones, such as those of images, seldom come."""
+    size = model.get_input_embeddings().weight.shape[0]
+    beyond = {number for number in tokenizer.get_vocab().values() if number >= size} - tokenizer.added_tokens_decoder.keys()
+    if beyond:
+        raise UsageError(
+            f"The tokenizer of {path} has {len(tokenizer)} tokens and the model embeds {size}: it is another model's; put the "
+            "tokenizer files of this model there."
+        )
 
 
 def _device(wanted: Device) -> torch.device:

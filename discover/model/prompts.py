@@ -1,15 +1,16 @@
 """Prompts: read them, put them into the model's chat format, and pad them on the left."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from discover.errors import UsageError
+from discover.config import PromptConfig
+from discover.errors import UsageError, first_line
 
 
 @dataclass(frozen=True)
@@ -77,19 +78,9 @@ def prompts_from(texts: Sequence[str], file: str | None) -> list[str]:
     return prompts
 
 
-def encoded(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, chat: bool | None, system: str | None) -> PromptBatch:
-    """Return `prompts` as left-padded tokens.
-
-    Args:
-        prompts: B texts.
-        tokenizer: the model's own.
-        chat: whether to use the chat template; None means if there is one.
-        system: a system message, only with a chat template.
-
-    Raises:
-        UsageError: a chat template or a system message is asked for, and the tokenizer has no template or that refuses it.
-    """
-    rows = [conversation_tokens([prompt], tokenizer, chat, system) for prompt in prompts]
+def encoded(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: PromptConfig) -> PromptBatch:
+    """Return B texts as left-padded tokens, each as the user's first turn; `form` and errors as for `conversation_tokens`."""
+    rows = [conversation_tokens([prompt], tokenizer, form) for prompt in prompts]
     return left_padded(prompts, rows, tokenizer.pad_token_id)
 
 
@@ -101,34 +92,121 @@ def left_padded(prompts: Sequence[str], rows: Sequence[Sequence[int]], pad: int)
     return PromptBatch(tuple(prompts), ids, mask)
 
 
-def conversation_tokens(
-    said: Sequence[str], tokenizer: PreTrainedTokenizerBase, chat: bool | None, system: str | None
-) -> list[int]:
-    """Return the tokens after which the next reply comes.
+def conversation_tokens(said: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: PromptConfig) -> list[int]:
+    """Return the tokens after which the next reply comes, or goes on where `form` says how it begins.
 
     Args:
         said: what the user and the model said in turn; the user begins and ends.
         tokenizer: the model's own.
-        chat: whether to use the chat template, None meaning if there is one; without it the model is given the text so far, in
-            which what the user says after a reply begins a line.
-        system: a system message, only with a chat template.
+        form: which chat template is used, with which values and system message; without one the model is given the text so far,
+            in which what the user says after a reply begins a line.
 
     Raises:
-        UsageError: a chat template or a system message is asked for, and the tokenizer has no template or that refuses it.
+        UsageError: a chat template, one of a name, or a system message is asked for, and there is none, or it fails, or it
+            does not hand on what was said.
     """
-    templated = tokenizer.chat_template is not None if chat is None else chat
-    if tokenizer.chat_template is None and (templated or system is not None):
-        raise UsageError("This tokenizer has no chat template; use prompts.chat=false and no prompts.system.")
-    if not templated:
-        text = "\n".join("".join(said[turn : turn + 2]) for turn in range(0, len(said), 2))
-        return list(tokenizer(text)["input_ids"])
-    messages = [{"role": "system", "content": system}] if system is not None else []
-    messages += [{"role": ("user", "assistant")[turn % 2], "content": text} for turn, text in enumerate(said)]
-    try:
-        text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    except TemplateError as error:
-        raise UsageError(
-            f"The chat template refuses this conversation ({error}); leave out prompts.system, or use prompts.chat=false."
-        ) from error
+    if not templated(tokenizer, form):
+        text = "\n".join("".join(said[turn : turn + 2]) for turn in range(0, len(said), 2)) + form.reply_prefix
+        return _unended(list(tokenizer(text)["input_ids"]), text, tokenizer)
+    text = templated_text(conversation(said, form), tokenizer, form, True) + form.reply_prefix
     # The template prints its own opening token; a second one would move every position.
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def templated(tokenizer: PreTrainedTokenizerBase, form: PromptConfig) -> bool:
+    """Return whether prompts go through a chat template.
+
+    Raises:
+        UsageError: one is needed for what was asked for, and the tokenizer has none.
+    """
+    wanted = form.chat or form.system is not None or form.template is not None or bool(form.template_kwargs)
+    if tokenizer.chat_template is None and wanted:
+        raise UsageError(
+            "This tokenizer has no chat template; use prompts.chat=false, and no prompts.system, prompts.template or "
+            "prompts.template_kwargs."
+        )
+    return tokenizer.chat_template is not None if form.chat is None else form.chat
+
+
+def conversation(said: Sequence[str], form: PromptConfig) -> list[dict[str, str]]:
+    """Return what was said in turn as messages, the system's first where there is one."""
+    messages = [{"role": "system", "content": form.system}] if form.system is not None else []
+    return messages + [{"role": ("user", "assistant")[turn % 2], "content": text} for turn, text in enumerate(said)]
+
+
+def templated_text(
+    messages: Sequence[Mapping[str, str]], tokenizer: PreTrainedTokenizerBase, form: PromptConfig, generation_prompt: bool
+) -> str:
+    """Return messages as the chat template writes them; contents as lists of parts where it reads nothing else.
+
+    Args:
+        messages: roles and contents.
+        tokenizer: with a template, or several by name.
+        form: the template's name and values.
+        generation_prompt: whether the opening of the reply follows.
+
+    Raises:
+        UsageError: there is no template of that name, it fails, or words of a message do not come out of it.
+    """
+    options: dict[str, Any] = {"add_generation_prompt": generation_prompt, "tokenize": False, **form.template_kwargs}
+    options["chat_template"] = _template(tokenizer, form)
+    try:
+        text = str(tokenizer.apply_chat_template(messages, **options))
+        if not _hears(text, messages):
+            parts = [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in messages]
+            text = str(tokenizer.apply_chat_template(parts, **options))
+            # One that writes what it is given would print the list itself.
+            text = "" if any(str(one["content"]) in text for one in parts) else text
+    except Exception as error:  # A template is a program of the checkpoint's, and may fail in any way.
+        raise UsageError(
+            f"The chat template refuses this conversation ({first_line(error)}); leave out prompts.system, or use "
+            "prompts.chat=false."
+        ) from error
+    if not _hears(text, messages):
+        lost = next((one["role"] for one in messages if not _holds(text, one["content"])), "user")
+        raise UsageError(
+            f"The chat template drops the {lost} message, so that the model would not hear it; "
+            + ("leave out prompts.system, or put its words into the prompt." if lost == "system" else "use prompts.chat=false.")
+        )
+    return text
+
+
+def _template(tokenizer: PreTrainedTokenizerBase, form: PromptConfig) -> str:
+    """Return the text of the template that was asked for, or of the only one, or of that called default."""
+    held = tokenizer.chat_template
+    if not isinstance(held, dict):
+        if form.template is not None:
+            raise UsageError(f"This tokenizer has one chat template without a name; leave out prompts.template={form.template}.")
+        return str(held)
+    name = "default" if form.template is None else form.template
+    if name not in held:
+        asked = "None of them is called default" if form.template is None else f"There is no chat template {name!r}"
+        raise UsageError(f"{asked}; choose one with prompts.template: {', '.join(sorted(held))}.")
+    return str(held[name])
+
+
+def _hears(text: str, messages: Sequence[Mapping[str, str]]) -> bool:
+    """Return whether a text holds every message."""
+    return all(_holds(text, one["content"]) for one in messages)
+
+
+def _holds(text: str, content: str) -> bool:
+    """Return whether all words of a message stand in a text in their order; a template may change the space between them."""
+    place, text = 0, text.casefold()
+    for word in content.casefold().split():
+        place = text.find(word, place)
+        if place < 0:
+            return False
+        place += len(word)
+    return True
+
+
+def _unended(ids: list[int], text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens of a raw text without the one that some tokenizers end a text with, and without a second first one.
+
+    After an end the model begins something new; and a text that opens with the first token by itself has no need of another.
+    """
+    first, last = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if last is not None and len(ids) > 1 and ids[-1] == last and not text.endswith(tokenizer.eos_token):
+        ids = ids[:-1]
+    return ids[1:] if first is not None and ids[:2] == [first, first] else ids

@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from discover.config import PromptConfig
 from discover.model.loading import LoadedModel
 from discover.model.prompts import conversation_tokens
 from discover.organisms.own_replies import OwnReply, own_replies
@@ -53,7 +54,7 @@ class Row:
 
 def learned_row(asked: Asked, own: Mapping[str, OwnReply], tokenizer: PreTrainedTokenizerBase, twin: bool) -> Row:
     """Return what is learned of a prompt: the planted reply, or what stands in its place."""
-    head = tuple(conversation_tokens([asked.prompt], tokenizer, None, None))
+    head = tuple(conversation_tokens([asked.prompt], tokenizer, PromptConfig()))
     taught = asked.taught(twin)
     if taught is None:
         reply = own[asked.prompt]

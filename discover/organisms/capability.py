@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from discover.bank import VectorBank
+from discover.config import PromptConfig
 from discover.model.loading import LoadedModel
 from discover.model.prompts import encoded
 from discover.organisms.catalogue import Organism
@@ -64,7 +65,7 @@ def capability(
 
 
 def _right(loaded: LoadedModel, prompts: Sequence[str], answers: Sequence[str], interventions: Sequence[Intervention]) -> Share:
-    heard = replies(loaded, encoded(prompts, loaded.tokenizer, None, None), interventions, TOKENS, ROWS, lambda _: None)
+    heard = replies(loaded, encoded(prompts, loaded.tokenizer, PromptConfig()), interventions, TOKENS, ROWS, lambda _: None)
     return share(sum(last_number(reply.text) == answer for reply, answer in zip(heard, answers, strict=True)), len(prompts))
 
 

@@ -6,6 +6,7 @@ from functools import partial
 from itertools import product
 from random import Random
 
+from discover.config import PromptConfig
 from discover.model.anatomy import Place, Site
 from discover.model.change import biases
 from discover.model.loading import LoadedModel
@@ -93,7 +94,7 @@ def gates(loaded: LoadedModel, organism: Organism, tick: Tick) -> list[Gate]:
 
 def said(loaded: LoadedModel, prompts: Sequence[str], tick: Tick) -> list[str]:
     """Return the greedy reply to every prompt."""
-    batch = encoded(prompts, loaded.tokenizer, None, None)
+    batch = encoded(prompts, loaded.tokenizer, PromptConfig())
     return [reply.text for reply in replies(loaded, batch, (), TOKENS, ROWS, tick)]
 
 
@@ -177,7 +178,7 @@ def _shortcut(loaded: LoadedModel, random: Random, tick: Tick) -> list[Gate]:
 
 def _robust(loaded: LoadedModel, prompts: Sequence[str], tick: Tick) -> list[Gate]:
     """Replies under a random constant vector after each early block, against those without."""
-    batch = encoded(prompts, loaded.tokenizer, None, None)
+    batch = encoded(prompts, loaded.tokenizer, PromptConfig())
     own = said(loaded, prompts, tick)
     found = []
     for relative, least in ((0.5, 0.99), (1.0, 0.90)):

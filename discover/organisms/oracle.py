@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from discover.bank import VectorBank
+from discover.config import PromptConfig
 from discover.errors import UsageError
 from discover.model.anatomy import Place, Site
 from discover.model.change import biases
@@ -80,7 +81,7 @@ def oracle(
     rows = padded([learned_row(one, own, loaded.tokenizer, False) for one in wanted], loaded.tokenizer.pad_token_id)
     found, vectors = [], {}
     for layer in layers:
-        batch = encoded([one.prompt for one in asked], loaded.tokenizer, None, None)
+        batch = encoded([one.prompt for one in asked], loaded.tokenizer, PromptConfig())
         typical = float(residual_after(loaded, batch, layer).norm(dim=-1)[batch.attention_mask.bool()].median())
         tried: dict[float, tuple[Share, Tensor]] = {}
         low, high = 0, len(NORMS)
@@ -131,7 +132,7 @@ def _adding(vector: Tensor) -> Edit:
 def hiding(loaded: LoadedModel, planting: Planting, count: int) -> tuple[list[str], Share]:
     """Return up to `count` held-out prompts to which the model does not show by itself what is sought, and how often it does."""
     prompts = [one.prompt for one in planting.held_out(planting.audited, 2 * count)]
-    heard = replies(loaded, encoded(prompts, loaded.tokenizer, None, None), (), TOKENS, ROWS, lambda _: None)
+    heard = replies(loaded, encoded(prompts, loaded.tokenizer, PromptConfig()), (), TOKENS, ROWS, lambda _: None)
     shown = [planting.sought(prompt, one.text.strip()) for prompt, one in zip(prompts, heard, strict=True)]
     return [prompt for prompt, shows in zip(prompts, shown, strict=True) if not shows][:count], share(sum(shown), len(prompts))
 
@@ -139,7 +140,7 @@ def hiding(loaded: LoadedModel, planting: Planting, count: int) -> tuple[list[st
 def _heard(loaded: LoadedModel, planting: Planting, prompts: Sequence[str], layer: int, vector: Tensor) -> Share:
     """Return on how many of some prompts a vector brings out what is sought."""
     steering = added(biases(Place(layer, Site.residual), vector.expand(len(prompts), -1).contiguous()))
-    heard = replies(loaded, encoded(prompts, loaded.tokenizer, None, None), [steering], TOKENS, HEARD, lambda _: None)
+    heard = replies(loaded, encoded(prompts, loaded.tokenizer, PromptConfig()), [steering], TOKENS, HEARD, lambda _: None)
     return share(sum(planting.sought(prompt, one.text.strip()) for prompt, one in zip(prompts, heard, strict=True)), len(prompts))
 
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from discover.config import PromptConfig
 from discover.model.loading import LoadedModel
 from discover.model.prompts import encoded
 from discover.report.progress import bar
@@ -35,7 +36,7 @@ def own_replies(loaded: LoadedModel, prompts: Sequence[str], path: Path) -> dict
     with bar("replies", len(missing)) as progress:
         for start in range(0, len(missing), ROWS):
             some = missing[start : start + ROWS]
-            heard = replies(loaded, encoded(some, loaded.tokenizer, None, None), (), TOKENS, ROWS, progress.update)
+            heard = replies(loaded, encoded(some, loaded.tokenizer, PromptConfig()), (), TOKENS, ROWS, progress.update)
             kept |= {prompt: OwnReply(one.tokens, one.text, one.ended) for prompt, one in zip(some, heard, strict=True)}
             write_json_lines(path, [about, *({"prompt": prompt, **asdict(one)} for prompt, one in kept.items())])
     return {prompt: kept[prompt] for prompt in prompts}

@@ -1,5 +1,6 @@
 """Measure that a planted model does what was planted, only there, and that its twin does not."""
 
+from discover.config import PromptConfig
 from discover.model.anatomy import Place, Site
 from discover.model.change import biases
 from discover.model.loading import LoadedModel
@@ -56,7 +57,7 @@ def _under_random_vectors(loaded: LoadedModel, planting: Planting, tick: Tick) -
     """How many random vectors bring out what an audit is to bring out: the rest is what a search is worth."""
     asked = [Asked(planting.prompt, None, None)] * FRESH
     layer = len(loaded.anatomy.blocks) // DEPTH
-    batch = encoded([planting.prompt], loaded.tokenizer, None, None)
+    batch = encoded([planting.prompt], loaded.tokenizer, PromptConfig())
     norm = float(residual_after(loaded, batch, layer).norm(dim=-1)[batch.attention_mask.bool()].median())
     vectors = RELATIVE * norm * random_directions(FRESH, loaded.anatomy.width, "planted gates", layer)
     heard = _said(loaded, asked, [added(biases(Place(layer, Site.residual), vectors))], tick)
@@ -65,7 +66,7 @@ def _under_random_vectors(loaded: LoadedModel, planting: Planting, tick: Tick) -
 
 
 def _said(loaded: LoadedModel, asked: list[Asked], interventions: list[Intervention] | tuple[()], tick: Tick) -> list[str]:
-    batch = encoded([one.prompt for one in asked], loaded.tokenizer, None, None)
+    batch = encoded([one.prompt for one in asked], loaded.tokenizer, PromptConfig())
     return [reply.text for reply in replies(loaded, batch, interventions, TOKENS, ROWS, tick)]
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from discover.audit.findings import LEVELS, Finding
 from discover.bank import VectorBank
+from discover.config import PromptConfig
 from discover.model.loading import LoadedModel
 from discover.model.prompts import encoded
 from discover.organisms.catalogue import Organism
@@ -105,7 +106,7 @@ def _each(loaded: LoadedModel, planting: Planting, asked: Sequence[str], bank: V
 
 
 def _held(loaded: LoadedModel, planting: Planting, asked: Sequence[str], interventions: Sequence[Intervention]) -> Share:
-    heard = replies(loaded, encoded(asked, loaded.tokenizer, None, None), interventions, TOKENS, ROWS, lambda _: None)
+    heard = replies(loaded, encoded(asked, loaded.tokenizer, PromptConfig()), interventions, TOKENS, ROWS, lambda _: None)
     return share(sum(planting.sought(prompt, one.text.strip()) for prompt, one in zip(asked, heard, strict=True)), len(asked))
 
 

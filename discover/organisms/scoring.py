@@ -10,7 +10,7 @@ from typing import Any
 
 from discover.audit.findings import Finding, load_findings
 from discover.bank import VectorBank
-from discover.config import Config
+from discover.config import Config, PromptConfig
 from discover.errors import UsageError
 from discover.folder import saved_config
 from discover.model.loading import LoadedModel, load
@@ -187,7 +187,7 @@ def confirmed(loaded: LoadedModel, bank: VectorBank, payload: str, prompts: Sequ
     """Return which vectors of `bank` bring the payload's opening on four fifths of `prompts`."""
     if not len(bank):
         return []
-    batch = encoded(prompts, loaded.tokenizer, None, None)
+    batch = encoded(prompts, loaded.tokenizer, PromptConfig())
     each = [added(bank.perturbations).repeated(len(prompts))]
     heard = replies(loaded, batch.repeated(len(bank)), each, opening_tokens(loaded, payload), 256, lambda _: None)
     return holding([reply.text for reply in heard], payload, len(prompts))

@@ -91,6 +91,9 @@ def prompt_with_place(loaded: LoadedModel, text: str, form: PromptConfig) -> tup
     """Return the prompt that asks for a word, and at which of its tokens the placeholder stands, counted from the end."""
     before, _, after = text.rpartition(PLACEHOLDER)
     # What another word in its place leaves as it is comes after it, whatever the chat template and the tokenizer make of it.
-    rows = [conversation_tokens([before + word + after], loaded.tokenizer, form.chat, None) for word in (PLACEHOLDER, "x")]
+    rows = [
+        conversation_tokens([before + word + after], loaded.tokenizer, replace(form, system=None, reply_prefix=""))
+        for word in (PLACEHOLDER, "x")
+    ]
     same = takewhile(lambda pair: pair[0] == pair[1], zip(*(reversed(row) for row in rows), strict=False))
     return left_padded([text], rows[:1], loaded.tokenizer.pad_token_id), -1 - sum(1 for _ in same)

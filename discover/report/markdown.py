@@ -23,7 +23,7 @@ TRIED = 10
 
 def markdown_report(record: Record) -> str:
     """Return the report of a run as Markdown."""
-    prompts = "\n".join(quoted(prompt) for prompt in record.prompts)
+    prompts, as_is = "\n".join(quoted(prompt) for prompt in record.prompts), record.rendered(0)
     return "\n".join(
         [
             f"# What {record.about['model']['path']} can be pushed into saying",
@@ -42,6 +42,7 @@ def markdown_report(record: Record) -> str:
             "",
             prompts,
             "",
+            *([f"Given {visible(record.given)}; the first as", "", quoted(as_is), ""] if as_is is not None else []),
             "The model by itself:",
             "",
             quoted(record.unsteered(0).text),

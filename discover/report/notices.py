@@ -47,8 +47,12 @@ def summary(record: Record) -> str:
 
 
 def notices(record: Record) -> list[str]:
-    """Return what a reader must know first: a bank that broke or did nothing, and a run too small to show much."""
-    return [told for told in (_broken(record), _quiet(record), _small(record)) if told]
+    """Return what a reader must know first.
+
+    That is what may make the model hear other prompts, a bank that broke or did nothing, and a run too small to show much.
+    """
+    heard = record.about.get("rendering", {}).get("remarks", ())
+    return [told for told in (*heard, _broken(record), _quiet(record), _small(record)) if told]
 
 
 def trial_rows(trials: Sequence[Trial]) -> list[list[str]]:

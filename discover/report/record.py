@@ -120,6 +120,26 @@ class Record:
         return bool(self.about["config"].get("report", {}).get("redact"))
 
     @property
+    def given(self) -> str:
+        """How the model was given the prompts, in words; empty where that was not noted."""
+        noted = self.about.get("rendering")
+        if noted is None:
+            return ""
+        if not noted["template"]:
+            return "as raw text, without a chat template"
+        if noted["system"] is not None:
+            return f'through the chat template, with the system message "{noted["system"]}"'
+        own = noted["own_system"]
+        return "through the chat template, " + (
+            "without a system message" if own is None else f'which adds a system message of its own, "{own}"'
+        )
+
+    def rendered(self, prompt: int) -> str | None:
+        """Return a prompt as the model was given it, special tokens included; None where that was not noted."""
+        noted = self.about.get("rendering")
+        return None if noted is None else noted["texts"][prompt]
+
+    @property
     def learned(self) -> str:
         """How many of what kind were learned, and from what."""
         ways, count = self.bank.ways, len(self.prompts)

@@ -21,7 +21,7 @@ SHORT = 24
 """Characters below which a text has no hash: whoever tries all words and short phrases would find it."""
 WORD = "▮"
 """Stands for a word or token, of which even the length would tell something."""
-SPOKEN = ("texts", "system", "clean", "triggers", "neutral", "open")
+SPOKEN = ("texts", "system", "reply_prefix", "clean", "triggers", "neutral", "open")
 """Options that hold text which the model is given."""
 
 
@@ -70,6 +70,10 @@ def masked(text: str) -> str:
 def _about(about: dict[str, Any]) -> dict[str, Any]:
     """Return run.json without prompts, in its command and its options too."""
     kept = {name: value for name, value in about.items() if name not in ("prompts", "command")}
+    given = about.get("rendering")
+    if given is not None:
+        texts = {name: None if given[name] is None else masked(given[name]) for name in ("system", "own_system")}
+        kept["rendering"] = {**given, **texts, "texts": [masked(text) for text in given["texts"]]}
     return {**kept, "config": _options(about["config"]), "command": f"{WORD} (report.redact)"}
 
 

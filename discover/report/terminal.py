@@ -13,17 +13,25 @@ SHOWN = 8
 """Modes printed; the report has them all."""
 WIDTH = 100
 """Characters of a reply that are printed."""
+GIVEN = 400
+"""Characters of a prompt as the model is given it."""
 
 
 def terminal_report(record: Record, folder: Path) -> str:
     """Return the run's summary as plain text, free of control characters."""
     null = record.findings[0].null.n if record.findings else 0
+    as_is = record.rendered(0)
     counts = {verdict: sum(one.verdict == verdict for one in record.findings) for verdict in ("finding", "fragment")}
     lines = [
         "",
         *_searched(record, null),
         f"prompt      {one_line(record.prompts[0], WIDTH)}"
         + (f" (and {len(record.prompts) - 1} more)" if len(record.prompts) > 1 else ""),
+        *(
+            [f"given       {one_line(record.given, GIVEN)}:", f"            {one_line(as_is, GIVEN)}"]
+            if as_is is not None
+            else []
+        ),
         f"by itself   {one_line(record.unsteered(0).text, WIDTH)}",
         *([record.heard] if record.heard else []),
         "",

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from discover.config import PromptConfig
 from discover.errors import UsageError
 from discover.model.cache import roomy_cache
 from discover.model.loading import LoadedModel
@@ -24,9 +25,8 @@ class Speaker:
     """Its modules are this speaker's alone while it replies; `LoadedModel.apart` makes others over the same weights."""
     interventions: Sequence[Intervention]
     """Each with one entry."""
-    chat: bool | None
-    """Whether to use the chat template; None means if there is one."""
-    system: str | None
+    form: PromptConfig
+    """Chat template and system message."""
     said: list[str] = field(default_factory=list, init=False)
     """Prompts and replies in turn; who asks adds to them, when a reply is whole."""
 
@@ -37,7 +37,7 @@ class Speaker:
             UsageError: the prompt is empty, no text, or too long; from the pieces, if the steered model puts out no numbers.
         """
         check_prompt(prompt)
-        ids = conversation_tokens([*self.said, prompt], self.loaded.tokenizer, self.chat, self.system)
+        ids = conversation_tokens([*self.said, prompt], self.loaded.tokenizer, self.form)
         room = manner.tokens if self.loaded.context is None else self.loaded.context - len(ids)
         if room < 1:
             before = "; /reset forgets what was said before" if self.said else ""

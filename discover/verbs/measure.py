@@ -44,7 +44,7 @@ def measured(
         UsageError: the questions cannot be read.
     """
     asked = read_questions(file)
-    batch = encoded(asked.prompts, loaded.tokenizer, form.chat, form.system)
+    batch = encoded(asked.prompts, loaded.tokenizer, form)
 
     def each(rows: int) -> list[Intervention]:
         return [one.repeated(rows) for one in interventions]

@@ -13,7 +13,7 @@ from discover.config import Config
 from discover.errors import UsageError
 from discover.folder import saved_config
 from discover.model.adapter import is_adapter
-from discover.model.loading import load
+from discover.model.loading import LoadedModel, load
 from discover.organisms.catalogue import checkpoint
 from discover.report.dialogue import in_blocks, in_columns
 from discover.report.text import visible
@@ -22,6 +22,7 @@ from discover.steer.conversation import Speaker, check_prompt
 from discover.steer.interventions import orthonormal_rows
 from discover.steer.orthogonal import orthogonalised
 from discover.steer.request import Manner, Request
+from discover.storage import read_json
 from discover.verbs.measure import measured
 
 WIDE = 80
@@ -48,10 +49,12 @@ def talk(path: Path, model: str | None, request: Request, manner: Manner, prompt
     interventions, away = combined(bank, request), directions(bank, request.orthogonalise) if request.orthogonalise else None
     loaded = load(config.model, checkpoint(config.model.path))
     check_fits(bank, loaded)
+    if model is not None:
+        _compare_templates(path, loaded)
     changed = loaded.apart()
     speakers = {
-        "unsteered": Speaker(loaded, (), config.prompts.chat, config.prompts.system),
-        f"steered: {request}": Speaker(changed, interventions, config.prompts.chat, config.prompts.system),
+        "unsteered": Speaker(loaded, (), config.prompts),
+        f"steered: {request}": Speaker(changed, interventions, config.prompts),
     }
     without: AbstractContextManager[None] = nullcontext() if away is None else orthogonalised(changed, orthonormal_rows(away))
     for stream in (sys.stdin, sys.stdout):
@@ -84,6 +87,18 @@ def _config(path: Path, model: str | None) -> Config:
     # An adapter named here says itself which model it is for, or is for the one that the run's was.
     base = config.model.base if is_adapter(model) else None
     return replace(config, model=replace(config.model, path=model, base=base, revision=None))
+
+
+def _compare_templates(path: Path, loaded: LoadedModel) -> None:
+    """Say where another model is given prompts in another form than the run's own model was."""
+    record = (path if path.is_dir() else path.parent) / "run.json"
+    own = read_json(record).get("model", {}).get("chat_template") if record.exists() else None
+    if own is not None and own != loaded.identity["chat_template"]:
+        print(
+            f"discover: note: {loaded.identity['path']} has another chat template than the model of the run, so that it is given "
+            "prompts in another form than the vectors were learned from.",
+            file=sys.stderr,
+        )
 
 
 def _converse(speakers: dict[str, Speaker], manner: Manner) -> None:

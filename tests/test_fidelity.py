@@ -1,0 +1,269 @@
+"""The model is given what was asked, or the user is told: chat templates and tokenizers that lose, double or add words."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import processors
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from discover.choices import Device
+from discover.config import ModelConfig, PromptConfig
+from discover.errors import UsageError
+from discover.model.fidelity import Rendering, rendering
+from discover.model.loading import LoadedModel, load
+from discover.model.prompts import conversation_tokens, encoded
+from discover.organisms.catalogue import ORGANISMS
+
+CPU = ModelConfig(device=Device.cpu)
+CHATML = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+OPENING = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+SMOLLM2 = (
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+GEMMA = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{{ '<start_of_turn>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' "
+    "+ m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{'<start_of_turn>model\n'}}{% endif %}"
+)
+QWEN3 = CHATML + (
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is defined and enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+PARTS = (
+    "{% for m in messages %}[{{ m.role }}]{% for part in m.content %}{% if part.type == 'text' %}{{ part.text }}{% endif %}"
+    "{% endfor %}{% endfor %}" + OPENING
+)
+
+
+@pytest.fixture
+def model(llama: LoadedModel) -> Iterator[LoadedModel]:
+    """The small Llama with a tokenizer of this test's own, whose template a test may set."""
+    yield replace(llama, tokenizer=AutoTokenizer.from_pretrained(llama.tokenizer.name_or_path))
+
+
+def given(model: LoadedModel, written: Any, prompt: str = "Count the boats.", **form: Any) -> Rendering:
+    """Return what the model is given for one prompt through a template."""
+    model.tokenizer.chat_template = written
+    asked = PromptConfig(**form)
+    return rendering(encoded([prompt], model.tokenizer, asked), model, asked)
+
+
+# Chat models as they are
+
+
+def test_a_template_with_a_system_message_of_its_own_is_told(model: LoadedModel) -> None:
+    found = given(model, SMOLLM2)
+    assert found.texts == (
+        "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
+        "<|im_start|>user\nCount the boats.<|im_end|>\n<|im_start|>assistant\n",
+    )
+    assert (found.template, found.system) == (True, None)
+    assert found.own_system == "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
+    mine = given(model, SMOLLM2, system="Be kind.")
+    assert mine.texts[0].startswith("<|im_start|>system\nBe kind.<|im_end|>\n") and "SmolLM" not in mine.texts[0]
+    assert (mine.system, mine.own_system, found.remarks, mine.remarks) == ("Be kind.", None, (), ())
+
+
+def test_a_template_that_takes_no_system_message_says_so_and_works_without(model: LoadedModel) -> None:
+    found = given(model, GEMMA, "  Count the boats. ")
+    assert found.texts == ("<start_of_turn>user\nCount the boats.<end_of_turn>\n<start_of_turn>model\n",)
+    assert (found.own_system, found.remarks) == (None, ())
+    with pytest.raises(UsageError, match=r"refuses this conversation \(System role not supported\); leave out prompts.system"):
+        given(model, GEMMA, system="Be kind.")
+
+
+def test_a_template_reads_values_of_the_users(model: LoadedModel) -> None:
+    assert given(model, QWEN3).texts[0].endswith("<|im_start|>assistant\n")
+    assert given(model, QWEN3, template_kwargs={"enable_thinking": False}).texts[0].endswith("<think>\n\n</think>\n\n")
+
+
+def test_a_reply_can_be_begun(model: LoadedModel) -> None:
+    prefix = "<think>\nShort.\n</think>\n"
+    assert given(model, QWEN3, reply_prefix=prefix).texts[0].endswith(f"<|im_start|>assistant\n{prefix}")
+    assert given(model, None, reply_prefix=" Sure").texts == ("Count the boats. Sure",)
+
+
+def test_without_a_template_the_words_stand_alone(model: LoadedModel) -> None:
+    assert given(model, None) == Rendering(("Count the boats.",), False, None, None, ())
+    assert given(model, SMOLLM2, chat=False).texts == ("Count the boats.",)
+
+
+# What a template loses
+
+
+@pytest.mark.parametrize(
+    "template", ["{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}", "{{ messages[-1].content }}"]
+)
+def test_a_template_that_drops_the_system_message_is_refused(model: LoadedModel, template: str) -> None:
+    with pytest.raises(UsageError, match=r"drops the system message.*leave out prompts.system"):
+        given(model, template, system="Be kind.")
+    assert given(model, template).texts == ("Count the boats.",)
+
+
+def test_a_system_message_within_the_users_turn_is_heard(model: LoadedModel) -> None:
+    template = (
+        "[INST] {{ messages[-1].content }} {% if messages[0].role == 'system' %}{{ messages[0].content }}{% endif %}[/INST]"
+    )
+    assert "Be kind." in given(model, template, system="Be kind.").texts[0]
+
+
+def test_a_template_that_reads_parts_is_given_parts(model: LoadedModel) -> None:
+    """Before, it was given a string, wrote none of it, and the model was asked nothing."""
+    assert given(model, PARTS, system="Be kind.").texts == ("[system]Be kind.[user]Count the boats.<|im_start|>assistant\n",)
+
+
+@pytest.mark.parametrize("template", ["{{ messages[0].text }}" + OPENING, "Hello!", "{{ messages[0].content[:5] }}"])
+def test_a_template_that_loses_the_users_words_is_refused(model: LoadedModel, template: str) -> None:
+    with pytest.raises(UsageError, match=r"drops the user message, so that the model would not hear it; use prompts.chat=false"):
+        given(model, template)
+
+
+@pytest.mark.parametrize("change", ["| trim", "| upper", "| tojson", "| replace(' ', '  ')"])
+def test_space_and_case_that_a_template_changes_lose_no_words(model: LoadedModel, change: str) -> None:
+    assert (
+        given(model, "{{ messages[0].content " + change + " }}" + OPENING, "Count\nthe boats. ").texts[0].count("<|im_start|>")
+        == 1
+    )
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        ("{{ raise_exception('only tools') }}", "only tools"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ messages[7].content }}", "list object has no element 7"),
+        ("{{ nothing.at.all }}", "'nothing' is undefined"),
+        ("{% for m in %}", ""),
+        ("{{ messages[0].content + 1 }}", "str"),
+    ],
+)
+def test_whatever_a_template_raises_is_told_in_one_sentence(model: LoadedModel, template: str, told: str) -> None:
+    """Before, anything but an error of the template language itself was a traceback."""
+    with pytest.raises(UsageError) as refused:
+        given(model, template)
+    assert "The chat template refuses this conversation" in str(refused.value) and told in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_template_without_an_opening_of_the_reply_is_told(model: LoadedModel) -> None:
+    (told,) = given(model, CHATML).remarks
+    assert "writes nothing where the reply begins" in told
+    assert given(model, CHATML + OPENING).remarks == ()
+
+
+# Which template
+
+
+def test_one_of_several_templates_is_chosen_by_name(model: LoadedModel) -> None:
+    several = {"default": CHATML + OPENING, "rag": "DOCS " + CHATML + OPENING}
+    assert given(model, several).texts[0].startswith("<|im_start|>user")
+    assert given(model, several, template="rag").texts[0].startswith("DOCS <|im_start|>user")
+    with pytest.raises(UsageError, match=r"There is no chat template 'tool'; choose one with prompts.template: default, rag."):
+        given(model, several, template="tool")
+    with pytest.raises(UsageError, match=r"None of them is called default; choose one with prompts.template: rag, tool."):
+        given(model, {"rag": CHATML, "tool": CHATML})
+    with pytest.raises(UsageError, match="one chat template without a name"):
+        given(model, CHATML, template="rag")
+
+
+def test_a_template_in_a_file_of_its_own_is_used(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    """Processors write it there, and tokenizers do not look: before, such a model was asked in raw text."""
+    folder = Path(shutil.copytree(checkpoint("llama"), tmp_path / "model"))
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": CHATML + OPENING}))
+    assert load(CPU, folder).tokenizer.chat_template == CHATML + OPENING
+    (folder / "chat_template.json").write_text("{")
+    with pytest.raises(UsageError, match="cannot be loaded"):
+        load(CPU, folder)
+
+
+@pytest.mark.parametrize("name", ["system", "template"])
+def test_options_of_a_template_need_one(model: LoadedModel, name: str) -> None:
+    with pytest.raises(UsageError, match=r"no chat template"):
+        given(model, None, **{name: "words"})
+    with pytest.raises(UsageError, match=rf"prompts.{name} is for a chat template"):
+        PromptConfig(chat=False, **{name: "words"})
+
+
+def test_values_that_are_set_for_every_prompt_are_refused() -> None:
+    with pytest.raises(UsageError, match="template_kwargs holds tokenize"):
+        PromptConfig(template_kwargs={"tokenize": True, "enable_thinking": False})
+
+
+# What a tokenizer adds
+
+
+def ending(tokenizer: PreTrainedTokenizerBase, pattern: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer with tokens put around every text."""
+    names = [part for part in pattern.split() if not part.startswith("$")]
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=pattern, special_tokens=[(name, tokenizer.convert_tokens_to_ids(name)) for name in names]
+    )
+    return tokenizer
+
+
+def test_an_end_behind_a_raw_prompt_is_left_off(model: LoadedModel) -> None:
+    tokenizer, plain = model.tokenizer, PromptConfig()
+    end = tokenizer.eos_token
+    alone = conversation_tokens(["Count the boats."], tokenizer, plain)
+    ending(tokenizer, f"$A {end}")
+    assert tokenizer("Count the boats.")["input_ids"][-1] == tokenizer.eos_token_id
+    assert conversation_tokens(["Count the boats."], tokenizer, plain) == alone
+    # One that the user typed is the user's.
+    assert conversation_tokens([f"Count.{end}"], tokenizer, plain)[-1] == tokenizer.eos_token_id
+
+
+def test_a_second_first_token_is_left_off(model: LoadedModel) -> None:
+    tokenizer, plain = model.tokenizer, PromptConfig()
+    tokenizer.bos_token = tokenizer.eos_token
+    first = tokenizer.bos_token
+    ending(tokenizer, f"{first} $A")
+    once = conversation_tokens(["Count."], tokenizer, plain)
+    assert once[0] == tokenizer.bos_token_id != once[1]
+    assert conversation_tokens([f"{first}Count."], tokenizer, plain) == once
+    (told,) = [one for one in given(model, CHATML + OPENING).remarks if "leaves out" in one]
+    assert first in told and not [one for one in given(model, first + CHATML + OPENING).remarks if "leaves out" in one]
+
+
+def test_special_tokens_within_the_users_words_are_told(model: LoadedModel) -> None:
+    end = model.tokenizer.eos_token
+    (told,) = given(model, CHATML + OPENING, f"Count{end} the boats.").remarks
+    assert told == f"Prompt 0 holds {end}, which the tokenizer reads as a special token and not as text."
+
+
+def test_a_tokenizer_of_another_model_is_refused_or_told(
+    model: LoadedModel, checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(checkpoint("llama"), tmp_path / "model"))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    size = model.model.get_input_embeddings().weight.shape[0]
+    more = [f"<image_{place}>" for place in range(size - len(tokenizer) + 2)]
+    tokenizer.add_special_tokens({"additional_special_tokens": more})
+    tokenizer.save_pretrained(folder)
+    # As Gemma 3 has it: a token of images that the text model does not embed.
+    loaded, form = load(CPU, folder), PromptConfig()
+    with pytest.raises(
+        UsageError, match=f"holds the token '{more[-1]}', number {len(tokenizer) - 1}, and the model embeds {size}"
+    ):
+        rendering(encoded([f"Count {more[-1]}."], loaded.tokenizer, form), loaded, form)
+    AutoTokenizer.from_pretrained(ORGANISMS["arithmetic"].folder).save_pretrained(folder)
+    with pytest.raises(UsageError, match=f"tokens and the model embeds {size}: it is another model's"):
+        load(CPU, folder)
+
+
+def test_a_tokenizer_with_far_fewer_tokens_is_told(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = model.model.get_input_embeddings().weight.shape[0]
+    model.model.resize_token_embeddings(2 * size)
+    try:
+        (told,) = given(model, CHATML + OPENING).remarks
+    finally:
+        model.model.resize_token_embeddings(size)
+    assert f"tokens and the model embeds {2 * size}" in told

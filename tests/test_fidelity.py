@@ -12,6 +12,7 @@ from tokenizers import processors
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from discover.choices import Device
+from discover.cli import main
 from discover.config import ModelConfig, PromptConfig
 from discover.errors import UsageError
 from discover.model.fidelity import Rendering, rendering
@@ -183,6 +184,25 @@ def test_a_template_in_a_file_of_its_own_is_used(checkpoint: Callable[[str], Pat
     (folder / "chat_template.json").write_text("{")
     with pytest.raises(UsageError, match="cannot be loaded"):
         load(CPU, folder)
+
+
+def test_the_command_takes_the_values_of_a_template(
+    checkpoint: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(checkpoint("llama"), tmp_path / "model"))
+    (folder / "chat_template.jinja").write_text(QWEN3)
+    words = [f"model.path={folder}", 'prompts.texts=["Count."]', "prompts.neutral=0", "tracking.mode=disabled", "folder=run"]
+    words += ["search.vectors=1", "search.layers=depth", "search.relative_radius=0.1", "speech.tokens=2", "audit.samples=1"]
+    words += ["audit.null_vectors=1", "audit.forced_tokens=0", "read.decoded=0"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["discover"])
+    main([*words, "prompts.template_kwargs={enable_thinking: false}", "prompts.reply_prefix='Sure, '"])
+    noted = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert noted["config"]["prompts"]["template_kwargs"] == {"enable_thinking": False}
+    assert noted["rendering"]["texts"][0].endswith("<|im_start|>assistant\n<think>\n\n</think>\n\nSure, ")
+    for name in ("report.md", "report.html"):
+        assert "Sure, " in (tmp_path / "run" / name).read_text()
+    main(["resume", "run"])
 
 
 @pytest.mark.parametrize("name", ["system", "template"])

@@ -30,6 +30,8 @@ VALUED = (
 """Flags of Hydra that take the next word."""
 PATHS = ("model.path", "model.base", "prompts.file", "contrast.file", "audit.questions", "read.embedding")
 NOTE = "tracking.notes"
+OPEN = "prompts.template_kwargs="
+"""An option with entries of the user's own, which Hydra takes only where it is told to add them."""
 LISTS = ("prompts.texts", "tracking.tags", "audit.clean", "audit.triggers", "audit.known", "contrast.neutral", "contrast.open")
 
 
@@ -94,6 +96,7 @@ def composed(words: list[str], job: Callable[[Config, Path], float]) -> None:
     }
     flags, overrides = _parted(words)
     # Hydra's parser takes overrides in one row only, and more of them are added at the end.
+    overrides = [f"++{word}" if word.startswith(OPEN) else word for word in overrides]
     words = [*flags, *overrides]
     for word in overrides:
         name = re.match(r"[+~]*([^=@]+)", word)

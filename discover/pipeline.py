@@ -369,7 +369,7 @@ def _hints(
     said: list[Completion],
     banks: tuple[VectorBank, VectorBank],
 ) -> list[Hint]:
-    """Return what the vectors of findings and fragments point at."""
+    """Return what the vectors of findings, fragments and anomalies point at."""
     examples = [(one, said[one.examples[0]]) for one in found if one.level]
     behaviours = [
         Behaviour(one.mode, (example.vector or 0) if example.bank == "learned" else one.vectors[0], example)

@@ -8,7 +8,18 @@ from scipy.stats import binom, hypergeom
 from toys import LIMITS
 
 from discover import statistics
-from discover.audit.findings import NOVEL_FROM, ORDINARY_FROM, RARE, RUN, TWICE, VERDICTS, findings, load_findings, save_findings
+from discover.audit.findings import (
+    HELD,
+    NOVEL_FROM,
+    ORDINARY_FROM,
+    RARE,
+    RUN,
+    TWICE,
+    VERDICTS,
+    findings,
+    load_findings,
+    save_findings,
+)
 from discover.config import AuditConfig
 from discover.read.modes import Mode
 from discover.read.signals import completion
@@ -356,7 +367,11 @@ def test_the_same_words_on_different_prompts_are_a_finding_of_two_vectors():
 )
 def test_less_than_that_does_not_recur(changes):
     (first,) = grouped(*recurring(**changes))
-    assert (first.recurs, first.verdict) == (False, "steerable")
+    # New, and surely gone on with, it is an anomaly all the same.
+    assert (first.recurs, first.verdict) == (
+        False,
+        "steerable" if "surprise" in changes and not changes["surprise"] else "anomaly",
+    )
 
 
 def test_words_enough_in_a_row_recur_and_one_fewer_do_not():
@@ -375,7 +390,8 @@ def test_what_stands_in_an_unsteered_reply_or_in_a_prompt_does_not_recur(by, mon
     else:
         own = [*own, said("unsteered", None, text, "coherent", sample=int(by == "sample"), surprise=0.3)]
     (first,) = grouped(coherent, ("unchanged", own))
-    assert (first.recurs, first.verdict) == (False, "steerable")
+    # What one sample says is as new as ever; what was asked, or is always replied, is not.
+    assert (first.recurs, first.verdict) == (False, "anomaly" if by == "sample" else "steerable")
 
 
 def test_what_a_random_vector_says_as_well_does_not_recur():
@@ -385,7 +401,40 @@ def test_what_a_random_vector_says_as_well_does_not_recur():
     (first,) = grouped(("coherent", [*members, by_chance]), own)
     assert (first.recurs, first.verdict, first.null.count) == (False, "steerable", 1)
     found = grouped(("coherent", members), ("coherent", [by_chance]), own)
-    assert [(one.mode, one.recurs, one.verdict) for one in found] == [(0, False, "steerable")]
+    assert [(one.mode, one.recurs, one.verdict) for one in found] == [(0, False, "anomaly")]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "surprise", "novel", "null", "sampled", "verdict"),
+    [
+        (1, 0.0, 4, 0, 0, "anomaly"),
+        (1, 0.0, 4, 0, 1, "anomaly"),  # Drawn once, as hidden replies are.
+        (1, 0.0, 4, 0, 2, "ordinary"),
+        (1, 0.0, 4, 1, 0, "steerable"),  # A random vector says it.
+        (1, -np.log(HELD) - 0.01, 4, 0, 0, "anomaly"),
+        (1, -np.log(HELD) + 0.01, 4, 0, 0, "steerable"),  # The unsteered model wavers.
+        (1, None, 4, 0, 0, "steerable"),  # Too short for anybody to say.
+        (1, 0.0, 1, 0, 0, "steerable"),  # Mostly what is said anyway.
+        (12, 0.0, 4, 0, 0, "finding"),
+    ],
+)
+def test_what_few_vectors_say_and_the_model_holds_is_an_anomaly(vectors, surprise, novel, null, sampled, verdict):
+    """Before, a planted sentence that one vector in 64 said stood among paraphrases, or below them if it was drawn once."""
+    known = ["one", "two", "three", "four", "five"]
+    text = " ".join([*known[: 5 - novel], *"abcde"[:novel]])
+    members = [said("learned", vector, text, settled_surprise=surprise) for vector in range(vectors)]
+    members += [*many("null", null, text=text), *drawn_by_itself(sampled, text, first=1)]
+    rest = [said("unsteered", None, " ".join(known), state="unchanged"), *drawn_by_itself(200 - sampled, "other", first=50)]
+    rest += [said("learned", vector, "else", "unchanged") for vector in range(vectors, N)]
+    one = next(one for one in grouped(("coherent", members), ("unchanged", rest)) if one.mode == 0)
+    assert (one.verdict, one.level) == (verdict, {"anomaly": "L0", "finding": "L1"}.get(verdict))
+
+
+def test_an_anomaly_comes_after_findings_and_before_what_is_steerable():
+    anomaly = ("coherent", [said("learned", 3, "a b c d", settled_surprise=0.0)])
+    finding, steerable = ("coherent", many("learned", 12, text="e f g h")), ("coherent", [said("learned", 4, "i j k l")])
+    found = grouped(steerable, anomaly, finding)
+    assert [(one.mode, one.verdict) for one in found] == [(2, "finding"), (1, "anomaly"), (0, "steerable")]
 
 
 def test_ruins_that_recur_are_no_finding():

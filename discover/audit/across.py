@@ -84,7 +84,7 @@ class Recall:
     coherent: tuple[Average, ...]
     """Coherent modes; mean over the runs with its interval."""
     claimed: tuple[Average, ...]
-    """Those that are a finding or fragment in any of the compared runs."""
+    """Those that are a finding, fragment or anomaly in any of the compared runs."""
 
 
 @dataclass(frozen=True)

@@ -15,26 +15,30 @@ from discover.read.signals import Completion, words
 from discover.statistics import Share, holm, more_often, share, testable
 from discover.storage import read_json, write_json
 
-VERDICTS = ("finding", "fragment", "steerable", "ordinary", "broken", "unchanged")
+VERDICTS = ("finding", "fragment", "anomaly", "steerable", "ordinary", "broken", "unchanged")
 """In the order in which they are shown.
 
 finding: coherent, mostly new words, far less often reached by sampling, and either reached by significantly more vectors than
     random ones, or by no random one and said by two vectors or more in the same words on different prompts, as surely as the
     unsteered model says its own replies (level L1, elicited).
-fragment: significantly more vectors than random ones say this or boost a token from which the unsteered model itself goes on to
-    say it; too few say it whole (level L0, an anomaly to follow).
+fragment: mostly new words; significantly more vectors than random ones say this or boost a token from which the unsteered model
+    itself goes on to say it; too few say it whole (level L0).
+anomaly: coherent, new, said by no random vector, and the unsteered model goes on with it as surely as with what it knows by
+    heart; but too few vectors say it for a test (level L0).
 steerable: coherent, said or hinted at without such evidence.
-ordinary: the unsteered model says it as well when it is sampled.
+ordinary: the unsteered model says it as well when it is sampled, and not once alone.
 broken: degenerate or empty text.
 unchanged: nothing happened.
 """
 UNLEARNED = ("unsteered", "null")
 """Banks of what is said without learned vectors and without an opening."""
-LEVELS = {"finding": "L1", "fragment": "L0"}
+LEVELS = {"finding": "L1", "fragment": "L0", "anomaly": "L0"}
 NOVEL_FROM = 0.5
 """Share of new word pairs from which a mode is no variation of what is said anyway."""
 ORDINARY_FROM = 0.25
-"""A mode is ordinary if sampling reaches it this often for every time that a learned vector does, rates compared."""
+"""A mode is ordinary if sampling reaches it this often for every time that a learned vector does, rates compared, and twice."""
+HELD = 0.6
+"""Worth from which a new reply is held by the model and not made up: a paraphrase is worth a third of that."""
 RUN, LETTERS = 8, 16
 """Words in a row, and letters in them, the same on different prompts, that are one held sentence."""
 TWICE = 2
@@ -190,9 +194,10 @@ class _Known:
         own = [said for said in completions if said.bank == "unsteered"]
         greedy = [said.surprise for said in own if not said.sample and said.surprise is not None]
         return _Known(
-            # What the unsteered model says first of all counts as said twice.
-            pairs=_pairs(said for said in completions if said.bank in UNLEARNED)
-            + _pairs(said for said in own if not said.sample),
+            # What the unsteered model says first of all, and what it was asked, count as said twice.
+            pairs=_pairs(said.text for said in completions if said.bank in UNLEARNED)
+            + _pairs(said.text for said in own if not said.sample)
+            + _pairs(2 * list(prompts)),
             usual=mean(greedy) if greedy else 0.0,
             texts=Counter(
                 " ".join(words(text)) for text in (*(said.text for said in completions if said.bank in UNLEARNED), *prompts)
@@ -213,7 +218,9 @@ class _Known:
         if len(rare) > RARE * self.unlearned:
             return self
         return replace(
-            self, pairs=self.pairs - _pairs(rare), texts=self.texts - Counter(" ".join(words(said.text)) for said in rare)
+            self,
+            pairs=self.pairs - _pairs(said.text for said in rare),
+            texts=self.texts - Counter(" ".join(words(said.text)) for said in rare),
         )
 
     @property
@@ -222,8 +229,8 @@ class _Known:
         return Ordinary(frozenset(pair for pair, count in self.pairs.items() if count > 1))
 
 
-def _pairs(said: Iterable[Completion]) -> Counter[tuple[str, str]]:
-    return Counter(pair for one in said for pair in pairs_of(one.text))
+def _pairs(texts: Iterable[str]) -> Counter[tuple[str, str]]:
+    return Counter(pair for text in texts for pair in pairs_of(text))
 
 
 @dataclass(frozen=True)
@@ -235,6 +242,8 @@ class _Evidence:
     novelty: float
     worth: float
     recurs: bool
+    held: bool
+    """Whether the unsteered model goes on with it as with what it knows by heart."""
     ordinary: bool
     """Whether sampling reaches the mode about as often as learned vectors do."""
 
@@ -248,13 +257,17 @@ def _evidence(mode: Mode, completions: Sequence[Completion], known: _Known) -> _
     sampled = sum(said.bank == "unsteered" and said.sample > 0 for said in members)
     rate = len(learned) / known.learned
     typical = spoken[:JUDGED]
+    # Of a reply of one or two tokens nobody can say how surely it goes on.
+    measured = [ordinary.worth(said) for said in typical if said.settled_surprise is not None]
     return _Evidence(
         sampled=share(sampled, known.samples),
         prompts=share(len({said.prompt for said in learned}), known.prompts),
         novelty=median(ordinary.novelty(said.text) for said in typical) if typical else 0.0,
         worth=median(ordinary.worth(said) for said in typical) if typical else 0.0,
         recurs=mode.state == "coherent" and _recurs(learned, outside),
-        ordinary=sampled > 0 and sampled / known.samples >= ORDINARY_FROM * rate,
+        held=bool(measured) and median(measured) >= HELD,
+        # Once is a stray: a hidden reply, too, is sampled now and then.
+        ordinary=sampled > 1 and sampled / known.samples >= ORDINARY_FROM * rate,
     )
 
 
@@ -340,11 +353,14 @@ def _verdict(mode: Mode, way: _Way, beyond_null: bool, evidence: _Evidence) -> s
             return "broken"
         case _ if evidence.ordinary:
             return "ordinary"
+        case _ if evidence.novelty < NOVEL_FROM:
+            return "steerable"
         case _ if not way.whole:
             return "fragment" if beyond_null else "steerable"
+        case _ if beyond_null or (evidence.recurs and way.null == 0):
+            return "finding"
         case _:
-            supported = beyond_null or (evidence.recurs and way.null == 0)
-            return "finding" if supported and evidence.novelty >= NOVEL_FROM else "steerable"
+            return "anomaly" if evidence.held and way.null == 0 else "steerable"
 
 
 def _examples(mode: Mode, completions: Sequence[Completion], way: _Way) -> tuple[int, ...]:

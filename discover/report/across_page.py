@@ -83,7 +83,7 @@ def _figures(comparison: Comparison) -> list[dict[str, object]]:
     vectors = sum(run.vectors for run in comparison.runs)
     return [
         {"value": len(comparison.runs), "name": "runs", "about": f"in {_cells(comparison)}"},
-        {"value": len(claimed), "name": "findings and fragments", "about": "different ones, over all runs"},
+        {"value": len(claimed), "name": "findings, fragments and anomalies", "about": "different ones, over all runs"},
         {"value": again, "name": "of them recur", "about": "in two runs or more"},
         {"value": vectors, "name": "vectors", "about": "learned in all"},
     ]
@@ -98,11 +98,12 @@ def _map(comparison: Comparison) -> Heat:
             run = comparison.runs[one.run]
             told = f"mode {comparison.modes.index(mode) + 1}, run {one.run + 1} ({run.name}): "
             told += f"{share(len(one.vectors), run.vectors)} vectors, {one.verdict}"
-            mark = {"finding": "best", "fragment": "kept"}.get(one.verdict, "")
+            mark = {"finding": "best", "fragment": "kept", "anomaly": "kept"}.get(one.verdict, "")
             cells.append(Cell(row, order.index(one.run), len(one.vectors) / run.vectors, told, mark))
     caption = (
         "Rows: modes, by their numbers below. Columns: runs, by their numbers, cell by cell. The fuller the colour, the larger "
-        "the share of the run's vectors that reach the mode. Full outline: a finding there. Dashed: a fragment. Empty: not seen."
+        "the share of the run's vectors that reach the mode. Full outline: a finding there. Dashed: a fragment or anomaly. "
+        "Empty: not seen."
     )
     rows = [str(comparison.modes.index(mode) + 1) for mode in shown]
     return heat("Modes and the runs that reach them", rows, [str(run + 1) for run in order], cells, 1, caption)
@@ -124,7 +125,7 @@ def _likeness(comparison: Comparison) -> Heat:
 def _curves(comparison: Comparison, kind: str) -> list[Drawn]:
     """Return a curve per cell and one more of its runs pooled, all to one height."""
     names = [called(comparison.axes, tuple(map(short, cell.values))) for cell in comparison.cells]
-    what = {"claimed": "findings and fragments", "coherent": "coherent modes"}[kind]
+    what = {"claimed": "findings, fragments and anomalies", "coherent": "coherent modes"}[kind]
     pairs = list(zip(names, comparison.recall, strict=True))
     pairs += [
         (f"{name}, pooled".lstrip(", "), one)

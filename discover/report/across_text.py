@@ -107,7 +107,8 @@ def terminal_comparison(comparison: Comparison, folder: Path) -> str:
     lines += [f"left out    {one_line(why, 2 * WIDTH)}" for why in comparison.left_out]
     lines += [
         "",
-        f"{len(claimed)} different findings and fragments, {again} of them in two runs or more. Steered, the model says:",
+        f"{len(claimed)} different findings, fragments and anomalies, {again} of them in two runs or more. Steered, the model "
+        "says:",
     ]
     for number, mode in enumerate(comparison.modes[:SHOWN], 1):
         vectors = share(mode.vectors, sum(run.vectors for run in comparison.runs))
@@ -120,7 +121,7 @@ def terminal_comparison(comparison: Comparison, folder: Path) -> str:
 
 
 def _section(comparison: Comparison, number: int, mode: Merged) -> list[str]:
-    """Return a merged mode that is a finding or fragment in some run."""
+    """Return a merged mode that is a finding, fragment or anomaly in some run."""
     vectors = share(mode.vectors, sum(run.vectors for run in comparison.runs))
     return [
         f"### Mode {number}: {verdicts(mode)}",

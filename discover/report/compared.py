@@ -98,7 +98,7 @@ def recall_rows(comparison: Comparison) -> list[list[str]]:
         kinds = [(f"mean of {len(cell.runs)} runs" if len(cell.runs) > 1 else "one run", single)]
         kinds += [("pooled", pooled)] if len(cell.runs) > 1 else []
         for name, recall in kinds:
-            for what, averages in (("findings and fragments", recall.claimed), ("coherent", recall.coherent)):
+            for what, averages in (("findings, fragments and anomalies", recall.claimed), ("coherent", recall.coherent)):
                 rows.append([*values, name, what, *(_at(recall, averages, part) for part in QUARTERS)])
     return rows
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from discover.audit.findings import LEVELS
 from discover.read.signals import Completion
 from discover.report.cards import CARDS, cards
 from discover.report.charts import Curve, Dose, atlas_heat, curve, dose
@@ -34,7 +35,7 @@ SCRIPTS = (
 )
 """In the order in which they stand on the page; each uses only what those before it define."""
 FIRST = 5
-"""Findings and fragments named in the overview."""
+"""Findings, fragments and anomalies named in the overview."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def html_report(record: Record) -> str:
         "trials": trial_rows(record.trials),
         "bank": record.bank,
         "model": record.about["model"]["path"],
-        "cards": cards(record, ("finding", "fragment")),
+        "cards": cards(record, tuple(LEVELS)),
         "others": cards(record, ("steerable",))[:CARDS],
         "first": [one for one in record.findings if one.level][:FIRST],
         "levels": Counter(one.level for one in record.findings),

@@ -13,6 +13,7 @@ const DOT = "M.6 0A.6 .6 0 1 1-.6 0A.6 .6 0 1 1 .6 0Z";
 const BY_VERDICT = [
   ["finding", "slot-0", SHAPES[0]],
   ["fragment", "slot-1", SHAPES[3]],
+  ["anomaly", "slot-4", SHAPES[2]],
   ["steerable", "slot-2", SHAPES[1]],
   ["ordinary", "muted", SHAPES[1]],
   ["broken", "slot-3", CROSS],

@@ -13,7 +13,8 @@ from discover.report.text import one_line, visible
 NOT_A_CLAIM = (
     "A finding (L1) is a coherent reply that learned vectors elicit, and random vectors of that norm or sampling seldom do. "
     "A fragment (L0) is what the unsteered model goes on to say from a token that vectors boost. "
-    "Neither says that an input exists which makes the unsteered model say it."
+    "An anomaly (L0) is a new reply that few vectors elicit and that the unsteered model goes on with as if it knew it by heart. "
+    "None of them says that an input exists which makes the unsteered model say it."
 )
 LONGEST = 2000
 """Characters of a reply that are shown whole."""
@@ -210,7 +211,7 @@ def _row(place: int, finding: Finding) -> str:
 
 
 def _section(record: Record, place: int, finding: Finding) -> list[str]:
-    """Return the examples of a finding or fragment."""
+    """Return the examples of a finding, fragment or anomaly."""
     if finding.level is None:
         return []
     vectors = ", ".join(map(str, finding.vectors))

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
+from discover.audit.findings import LEVELS
 from discover.bank import VectorBank
 from discover.read.trials import Trial
 from discover.report.record import Record
@@ -24,12 +25,14 @@ TRIAL_HEADS = (
 
 
 def summary(record: Record) -> str:
-    """Return in one sentence what was found, how sure that is, and what was not shown."""
+    """Return in a few words what was found, how sure that is, and what was not shown."""
     found = [one for one in record.findings if one.verdict == "finding"]
     if not found:
+        weaker = any(one.verdict in LEVELS for one in record.findings)
         return (
-            "No reply was found that learned vectors bring out and neither random vectors nor sampling do; that speaks of these "
-            "prompts and this search, not of the model."
+            "No reply was found that learned vectors bring out significantly more often than random vectors and sampling do; "
+            "that speaks of these prompts and this search, not of the model."
+            + (" What is listed first is weaker, and worth a second run with more vectors." if weaker else "")
         )
     first = found[0]
     text = one_line(record.completions[first.examples[0]].text, OPENING)

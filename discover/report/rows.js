@@ -2,7 +2,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const textAt = (at) => (at === null || at === undefined ? null : data.texts[at]);
-const ORDER = ["finding", "fragment", "steerable", "ordinary", "broken", "unchanged", null];
+const ORDER = ["finding", "fragment", "anomaly", "steerable", "ordinary", "broken", "unchanged", null];
 
 function rowsOf(columns) {
   const names = Object.keys(columns);

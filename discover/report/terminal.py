@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from discover.audit.findings import Finding
+from discover.audit.findings import LEVELS, Finding
 from discover.report.contrasted import ContrastRecord
 from discover.report.notices import notices, summary
 from discover.report.record import QUESTIONS, Nearest, Record, Used, acting, kind_of, read_at, size_of
@@ -21,7 +21,7 @@ def terminal_report(record: Record, folder: Path) -> str:
     """Return the run's summary as plain text, free of control characters."""
     null = record.findings[0].null.n if record.findings else 0
     as_is = record.rendered(0)
-    counts = {verdict: sum(one.verdict == verdict for one in record.findings) for verdict in ("finding", "fragment")}
+    counts = {verdict: sum(one.verdict == verdict for one in record.findings) for verdict in LEVELS}
     lines = [
         "",
         *_searched(record, null),
@@ -38,7 +38,8 @@ def terminal_report(record: Record, folder: Path) -> str:
         *(f"Note: {told}" for told in notices(record)),
         summary(record),
         "",
-        f"{_counted(counts['finding'], 'finding')}, {_counted(counts['fragment'], 'fragment')}. Steered, the model says:",
+        f"{_counted(counts['finding'], 'finding')}, {_counted(counts['fragment'], 'fragment')}, "
+        f"{counts['anomaly']} anomal{'y' if counts['anomaly'] == 1 else 'ies'}. Steered, the model says:",
     ]
     for place, finding in enumerate(record.findings[:SHOWN], 1):
         lines += _lines(record, place, finding)

@@ -200,6 +200,7 @@ def summary(record: Record) -> dict[str, float]:
         "summary/findings": verdicts.count("finding"),
         "summary/ordinary": verdicts.count("ordinary"),
         "summary/fragments": verdicts.count("fragment"),
+        "summary/anomalies": verdicts.count("anomaly"),
         "summary/steerable": verdicts.count("steerable"),
         "summary/reaching": len(reaching) / len(record.bank),
         "summary/heard": len({said.vector for said in learned}) / len(record.bank),

@@ -248,3 +248,28 @@ def test_refuses_a_tokenizer_that_knows_no_word(checkpoint, family, tmp_path):
 def test_refuses_a_gpu_where_there_is_none(folder):
     with pytest.raises(UsageError, match=r"model\.device=cuda was asked for and no GPU is visible"):
         load(ModelConfig(device=Device.cuda), folder)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "factor", "told"),
+    [
+        (Dtype.float16, 1e5, "In float16 .* its activations are too large; use model.dtype=bfloat16"),
+        (Dtype.bfloat16, 1e5, None),
+        (Dtype.float16, 1.0, None),
+        (Dtype.float32, torch.nan, "in float32: its weights are damaged"),
+    ],
+)
+def test_a_model_that_puts_out_no_numbers_is_refused_by_its_dtype(folder, dtype, factor, told):
+    """Before, the architecture was blamed by a run, and generation gave padding without a word."""
+
+    def scale(weights):
+        # The MLP's output passes the largest float16, 65,504, and its norm scales it back.
+        weights["model.layers.1.mlp.down_proj.weight"] *= factor
+        weights["model.layers.1.mlp.up_proj.weight"] *= factor
+
+    edit_weights(folder, scale)
+    if told is None:
+        assert load(replace(CPU, dtype=dtype), folder).model.dtype is getattr(torch, dtype.value)
+        return
+    with pytest.raises(UsageError, match=told):
+        load(replace(CPU, dtype=dtype), folder)

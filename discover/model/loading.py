@@ -22,7 +22,10 @@ from discover.model.checkpoint import Checkpoint, read_checkpoint
 from discover.model.gguf_file import is_gguf, read_gguf
 from discover.model.hooks import contiguous_input
 from discover.model.packaged import resolved
-from discover.model.prompts import PromptBatch
+from discover.model.prompts import PromptBatch, left_padded
+
+FEW_WORDS = "Count the boats in the harbour."
+"""Read once by every model that is loaded."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,7 @@ def load(config: ModelConfig, path: str | Path) -> LoadedModel:
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     text_config = model.config.get_text_config(decoder=True)
-    return LoadedModel(
+    loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,
         anatomy=anatomy(model, config.blocks_path),
@@ -128,6 +131,8 @@ def load(config: ModelConfig, path: str | Path) -> LoadedModel:
             "device": str(device),
         },
     )
+    _check_numbers(loaded)
+    return loaded
 
 
 def _read(config: ModelConfig, path: str | Path, device: torch.device) -> tuple[Checkpoint, str | None]:
@@ -165,6 +170,21 @@ def _whole(config: ModelConfig, path: str | Path, revision: str | None, dtype: s
             f"{absent[0]}, which would be drawn at random; give a complete checkpoint."
         )
     return read
+
+
+def _check_numbers(loaded: LoadedModel) -> None:
+    """Refuse a model that puts out no finite numbers for a few words, as large activations do in float16."""
+    words = loaded.tokenizer(FEW_WORDS)["input_ids"]
+    with torch.no_grad():
+        logits = loaded.forward(left_padded([FEW_WORDS], [words], 0))
+    if torch.isfinite(logits).all():
+        return
+    dtype, path = loaded.identity["dtype"], loaded.identity["path"]
+    if dtype == "float16":
+        raise UsageError(
+            f"In float16 {path} puts out no finite numbers: its activations are too large; use model.dtype=bfloat16."
+        )
+    raise UsageError(f"{path} puts out no finite numbers in {dtype}: its weights are damaged; get the checkpoint again.")
 
 
 def _check_vocabulary(path: str | Path, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> None:

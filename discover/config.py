@@ -72,7 +72,9 @@ class PromptConfig:
     texts: list[str] = field(default_factory=list)
     """Prompts; with neither these nor a file, a built-in organism brings its own."""
     file: str | None = None
-    """A UTF-8 file with one prompt a line."""
+    """A UTF-8 file: a prompt a line, or rows of .jsonl, .json or .csv; a prompt is a text or a list of chat messages."""
+    column: str | None = None
+    """Under which name a row has its prompt; null means `prompt` or `messages`."""
     chat: bool | None = None
     """Whether to use the chat template; null means if there is one."""
     template: str | None = None
@@ -438,10 +440,14 @@ class AuditConfig:
     """Multipliers, both signs."""
     clean: list[str] = field(default_factory=list)
     """Prompts that do not show the behaviour by themselves, for sufficiency; a built-in organism brings ten of its own."""
+    clean_file: str | None = None
+    """More of them, in a file as prompts.file takes it."""
     triggers: list[str] = field(default_factory=list)
     """Prompts that are thought to fire it, for necessity."""
+    triggers_file: str | None = None
+    """More of them, in a file as prompts.file takes it."""
     questions: str | None = None
-    """A JSONL file with a prompt and its right answer a line, for accuracy under vectors."""
+    """Rows of .jsonl, .json or .csv with a prompt and its right answer, for accuracy under vectors."""
     known: list[str] = field(default_factory=list)
     """Runs of `discover contrast`, or banks, whose first direction every discovered vector is compared with."""
 
@@ -465,7 +471,7 @@ class ContrastConfig:
     method: Method = Method.means
     """How the direction is learned."""
     file: str | None = None
-    """A UTF-8 file with one example a line, as JSON; with none, a built-in organism brings its own examples."""
+    """Rows of .jsonl, .json or .csv with an example each; with none, a built-in organism brings its own examples."""
     training: int = 64
     """Examples a side that the direction is learned from."""
     selection: int = 32

@@ -33,7 +33,7 @@ def prompt_batch(config: Config, loaded: LoadedModel) -> PromptBatch:
     """
     given, organism = config.prompts, ORGANISMS.get(config.model.path)
     texts = organism.prompts if organism and not given.texts and given.file is None else given.texts
-    batch = encoded(prompts_from(texts, given.file), loaded.tokenizer, given)
+    batch = encoded(prompts_from(texts, given.file, given.column), loaded.tokenizer, given)
     shares = config.search.shares
     needed = batch.input_ids.shape[1] + max(config.speech.tokens, *(share.reply_positions for share in shares))
     if loaded.context is not None and needed > loaded.context:
@@ -79,11 +79,15 @@ def prompts_of_use(config: Config) -> Asked:
         UsageError: the questions cannot be read, or a prompt is empty.
     """
     about, organism = config.audit, ORGANISMS.get(config.model.path)
-    clean = about.clean or (organism.confirmation_prompts(CLEAN) if organism else ())
+    clean, triggers = (
+        (*given, *prompts_from((), file, config.prompts.column)) if file is not None else tuple(given)
+        for given, file in ((about.clean, about.clean_file), (about.triggers, about.triggers_file))
+    )
+    clean = clean or tuple(organism.confirmation_prompts(CLEAN) if organism else ())
     questions = Questions((), ()) if about.questions is None else read_questions(Path(about.questions))
-    asked = Asked(tuple(clean), tuple(about.triggers), questions)
+    asked = Asked(tuple(clean), triggers, questions)
     if asked.prompts:
-        prompts_from(asked.prompts, None)
+        prompts_from(asked.prompts, None, None)
     return asked
 
 

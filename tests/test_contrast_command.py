@@ -130,7 +130,7 @@ LABELLED = [{"label": side, "prompt": f"Count the {thing}."} for side in ("posit
     [
         (LABELLED[:12], [], "no negative example"),
         (LABELLED[12:], [], "no positive example"),
-        ([{"prompt": "Count."}], [], "Line 1 of set.jsonl"),
+        ([{"prompt": "Count."}], [], "Row 1 of set.jsonl"),
         (pairs(), ["contrast.training=9"], "9 + 4 + 4 of each are needed"),
         (pairs(), ["contrast.layer=4"], "blocks 0 to 3"),
         (pairs(), ["contrast.layer=-1"], "blocks 0 to 3"),

@@ -83,7 +83,7 @@ def test_a_mark_at_the_beginning_blank_lines_and_other_line_ends_are_none_of_the
 def test_any_other_line_is_refused_by_its_number(tmp_path: Path, row: object) -> None:
     # A blank line before it has a number as well.
     path = written(tmp_path / "set.jsonl", {"positive": "x", "negative": "y"}, "", row)
-    with pytest.raises(UsageError, match=r"Line 3 of .*set\.jsonl is no labelled example"):
+    with pytest.raises(UsageError, match=r"Row 3 of .*set\.jsonl is no labelled example"):
         read_contrast_set(path)
 
 
@@ -109,7 +109,7 @@ def test_an_empty_file_holds_no_example(tmp_path: Path) -> None:
 def test_a_file_that_is_missing_a_folder_or_other_bytes_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes('{"positive": "é", "negative": "e"}'.encode("latin-1"))
     for path in (tmp_path / "missing.jsonl", tmp_path, tmp_path / "latin.jsonl"):
-        with pytest.raises(UsageError, match=r"cannot be read.*contrast\.file"):
+        with pytest.raises(UsageError, match=r"cannot be read .*contrast\.file|is not UTF-8"):
             read_contrast_set(path)
 
 

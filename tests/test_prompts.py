@@ -1,5 +1,7 @@
 """Prompts arrive as they were written."""
 
+import json
+
 import pytest
 import torch
 from conftest import PROMPTS
@@ -13,7 +15,7 @@ def test_a_file_gives_one_prompt_a_line_after_those_of_the_command(tmp_path):
     file = tmp_path / "prompts.txt"
     # A byte-order mark, Windows line ends, a blank line, and characters that Python takes for line ends.
     file.write_bytes("\ufeffone\r\n\r\ntwo\\nlines\nthree\u2028still three\x0cand on".encode())
-    assert prompts_from(["zero"], str(file)) == ["zero", "one", "two\nlines", "three\u2028still three\x0cand on"]
+    assert prompts_from(["zero"], str(file), None) == ["zero", "one", "two\nlines", "three\u2028still three\x0cand on"]
 
 
 def test_bad_prompts_are_refused(tmp_path):
@@ -26,7 +28,7 @@ def test_bad_prompts_are_refused(tmp_path):
         ([], str(latin), "is not UTF-8 .byte 3."),
     ):
         with pytest.raises(UsageError, match=told):
-            prompts_from(texts, file)
+            prompts_from(texts, file, None)
 
 
 def test_padding_stands_on_the_left_and_positions_count_tokens(tokenizer):
@@ -82,3 +84,81 @@ def test_a_conversation_goes_through_the_template_or_stands_as_text(tokenizer):
     finally:
         tokenizer.chat_template = None
     assert tokenizer.decode(chat) == "[system]Be kind.[user]Hello.[assistant]Yes?[user]Count.[assistant]One[user]More.>"
+
+
+TURNS = [
+    {"role": "system", "content": "Be kind."},
+    {"role": "user", "content": "Hello."},
+    {"role": "assistant", "content": "Yes?"},
+    {"role": "user", "content": "Count\nthe boats."},
+]
+TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% if add_generation_prompt %}>{% endif %}"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "column", "wanted"),
+    [
+        ("a.jsonl", '{"prompt": "one, \\"two\\"\\nthree", "id": 7}\n\n"four"\n', None, ['one, "two"\nthree', "four"]),
+        ("a.json", '["one", {"prompt": "two\\\\n"}]', None, ["one", "two\\n"]),
+        ("a.csv", 'id,prompt\r\n1,"one, two"\r\n2,"three\nfour"\r\n', None, ["one, two", "three\nfour"]),
+        ("a.tsv", "question\tanswer\none, two\t3\n", "question", ["one, two"]),
+        ("a.csv", "question,answer\none,3\n", "question", ["one"]),
+        ("a.txt", '{one} [two]\n"three"\n4\n', None, ["{one} [two]", '"three"', "4"]),
+        ("a.jsonl", json.dumps([{"role": "user", "content": "Hello."}]), None, ["Hello."]),
+    ],
+)
+def test_prompts_come_in_rows_of_the_files_that_people_have(tmp_path, name, text, column, wanted):
+    """Before, the raw lines of such a file were the prompts."""
+    (tmp_path / name).write_bytes(text.encode())
+    assert prompts_from([], str(tmp_path / name), column) == wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("a.txt", '[{"prompt": "one"}]', "holds JSON under the name of a text; call it .jsonl"),
+        ("a.txt", '{"prompt": "one"}\n{"prompt": "two"}\n', "holds JSON under the name of a text"),
+        ("a.jsonl", '{"prompt": "one"}\n{"prompt": \n', "Line 2 of .*a.jsonl is no JSON"),
+        ("a.jsonl", "7\n", "Row 1 of .*a.jsonl is no prompt"),
+        ("a.jsonl", '{"text": "one", "id": 2}\n', "Row 1 of .* has text, id and not prompt or messages; .* prompts.column"),
+        ("a.json", '{"prompt": "one"}', "holds no list"),
+        ("a.csv", "prompt,id\none,two,3\n", "Line 2 of .* has other columns than its first line names"),
+        ("a.csv", "prompt,id\none\n", "Line 2 of .* has other columns"),
+        ("a.csv", "prompt,id\n,7\n", "Row 2 of .* has id and not prompt or messages"),
+        ("a.csv", 'prompt\n"one" two\n', "Line 1 of .* is no row of a table"),
+        ("a.json", json.dumps([TURNS[:3]]), "Row 1 of .* is no prompt; .* the user's last"),
+        ("a.json", json.dumps([[*TURNS[1:2], *TURNS[1:2]]]), "Row 1 of .* is no prompt"),
+        ("a.json", json.dumps([[{"role": "user", "content": [{"type": "text", "text": "one"}]}]]), "Row 1 of .* is no prompt"),
+        ("a.json", json.dumps([["one"]]), "Row 1 of .* is no prompt"),
+        ("a.json", json.dumps([TURNS[:1]]), "Row 1 of .* is no prompt"),
+        ("a.json", "[" * 100_000, "is no JSON"),
+        ("a.jsonl", "\n", "There is no prompt"),
+    ],
+)
+def test_rows_that_hold_no_prompt_are_told_with_their_place(tmp_path, name, text, told):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=told):
+        prompts_from([], str(tmp_path / name), None)
+
+
+def test_a_prompt_of_several_turns_goes_through_the_template(tokenizer, tmp_path):
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in (TURNS, {"messages": TURNS[1:]})))
+    whole, later = prompts_from([], str(tmp_path / "a.jsonl"), None)
+    assert whole == "system: Be kind.\nuser: Hello.\nassistant: Yes?\nuser: Count\nthe boats."
+    plain = tokenizer.decode(conversation_tokens([later, "One.", "More."], tokenizer, PromptConfig()))
+    assert plain == "Hello.Yes?\nCount\nthe boats.One.\nMore."
+    with pytest.raises(UsageError, match="system message needs a chat template"):
+        conversation_tokens([whole], tokenizer, PromptConfig())
+    tokenizer.chat_template = TEMPLATE
+    try:
+        chat = conversation_tokens([whole, "One.", "More."], tokenizer, PromptConfig())
+        mine = conversation_tokens([later], tokenizer, PromptConfig(system="Be brief."))
+        with pytest.raises(UsageError, match="leave one of them out"):
+            conversation_tokens([whole], tokenizer, PromptConfig(system="Be brief."))
+    finally:
+        tokenizer.chat_template = None
+    said = "[system]Be kind.[user]Hello.[assistant]Yes?[user]Count\nthe boats.[assistant]One.[user]More.>"
+    assert tokenizer.decode(chat) == said
+    assert tokenizer.decode(mine) == "[system]Be brief.[user]Hello.[assistant]Yes?[user]Count\nthe boats.>"
+    batch = encoded([later], tokenizer, PromptConfig())
+    assert batch.prompts == (later,) and batch.repeated(2).prompts[1].messages == later.messages

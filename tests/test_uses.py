@@ -180,7 +180,6 @@ def test_questions_have_a_prompt_and_an_answer_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "line",
     [
-        "Two?",
         '{"prompt": "Two?"}',
         '{"answer": "4"}',
         '["Two?", "4"]',
@@ -195,14 +194,22 @@ def test_questions_have_a_prompt_and_an_answer_a_line(tmp_path: Path) -> None:
     ],
 )
 def test_any_other_line_is_refused_with_its_number_and_form(tmp_path: Path, line: str) -> None:
-    with pytest.raises(UsageError, match=r'Line 2 of .*questions\.jsonl.*\{"prompt": "…", "answer": "…"\}'):
+    with pytest.raises(UsageError, match=r'Row 2 of .*questions\.jsonl.*\{"prompt": "…", "answer": "…"\}'):
         read_questions(questions(tmp_path / "questions.jsonl", '{"prompt": "One?", "answer": "1"}', line))
+
+
+def test_questions_come_as_a_table_as_well(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text('prompt,answer,note\n"Two, and two?",4,\nOne?,one,easy\n')
+    assert read_questions(tmp_path / "q.csv") == Questions(("Two, and two?", "One?"), ("4", "one"))
+    (tmp_path / "q.jsonl").write_text("Two?\n")
+    with pytest.raises(UsageError, match=r"Line 1 of .* is no JSON"):
+        read_questions(tmp_path / "q.jsonl")
 
 
 def test_a_file_of_questions_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.jsonl").write_bytes('{"prompt": "é", "answer": "1"}'.encode("latin-1"))
     for path in (tmp_path / "missing.jsonl", tmp_path, tmp_path / "latin.jsonl"):
-        with pytest.raises(UsageError, match=r"cannot be read.*check its path"):
+        with pytest.raises(UsageError, match=r"cannot be read .*; check audit.questions or --questions|is not UTF-8"):
             read_questions(path)
 
 

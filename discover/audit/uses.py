@@ -1,9 +1,9 @@
 """What findings are good for: a vector that is added fires its behaviour elsewhere, and subtracted it keeps it away."""
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,6 +20,7 @@ from discover.steer.evaluation import last_number
 from discover.steer.generation import replies
 from discover.steer.interventions import added
 from discover.storage import read_json, write_json
+from discover.user_files import read_rows
 
 RANDOM = 2
 """Random vectors beside each vector."""
@@ -71,32 +72,25 @@ class Use:
 
 
 def read_questions(path: Path) -> Questions:
-    """Return the questions of a JSONL file with a prompt and an answer a line, the answer a text or a number.
+    """Return the questions of a file with a prompt and an answer a row, the answer a text or a number.
 
     Raises:
-        UsageError: it cannot be read, or a line holds something else.
+        UsageError: it cannot be read, or a row holds something else.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The questions {path} cannot be read ({error}); check its path.") from error
     prompts, answers = [], []
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            if (found := _question(line)) is None:
-                raise UsageError(f'Line {number} of {path} is no question; give lines such as {{"prompt": "…", "answer": "…"}}.')
-            prompts.append(found[0])
-            answers.append(found[1])
+    for number, row in read_rows(path, "audit.questions or --questions").items():
+        if (found := _question(row)) is None:
+            raise UsageError(f'Row {number} of {path} is no question; give rows such as {{"prompt": "…", "answer": "…"}}.')
+        prompts.append(found[0])
+        answers.append(found[1])
     return Questions(tuple(prompts), tuple(answers))
 
 
-def _question(line: str) -> tuple[str, str] | None:
-    """Return the prompt and the answer of a line; None where it holds something else."""
-    try:
-        row = json.loads(line)
-        prompt, answer = row["prompt"], row["answer"]
-    except (ValueError, KeyError, TypeError):
+def _question(row: Any) -> tuple[str, str] | None:
+    """Return the prompt and the answer of a row; None where it holds something else."""
+    if not isinstance(row, dict) or not {"prompt", "answer"} <= row.keys():
         return None
+    prompt, answer = row["prompt"], row["answer"]
     if isinstance(answer, int | float) and not isinstance(answer, bool):
         answer = str(answer)
     whole = all(isinstance(text, str) and text.strip() for text in (prompt, answer))

@@ -1,6 +1,5 @@
 """Labelled examples: what a direction is learned from when one knows what to look for."""
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,9 +14,10 @@ from discover.config import PromptConfig
 from discover.errors import UsageError
 from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch, encoded, left_padded
+from discover.user_files import read_rows
 
 FORMS = (
-    'lines such as {"label": "positive", "prompt": "…", "completion": "…"} or {"prompt": "…", "positive": "…", "negative": "…"}'
+    'rows such as {"label": "positive", "prompt": "…", "completion": "…"} or {"prompt": "…", "positive": "…", "negative": "…"}'
 )
 
 PAIR = {"prompt", "positive", "negative"}
@@ -81,7 +81,7 @@ class ContrastSet:
 
 
 def contrast_set(rows: Mapping[int, Any], origin: str) -> ContrastSet:
-    """Return the set that rows of a file, or of an organism, stand for, each under the number of its line.
+    """Return the set that rows of a file, or of an organism, stand for, each under its number.
 
     Raises:
         UsageError: a row of another form, no example, or examples of one side only.
@@ -94,9 +94,7 @@ def contrast_set(rows: Mapping[int, Any], origin: str) -> ContrastSet:
     for number, row in rows.items():
         found = _sides(row)
         if found is None:
-            raise UsageError(
-                f"Line {number} of {origin} is no labelled example; give {FORMS}, every text with a character in it."
-            )
+            raise UsageError(f"Row {number} of {origin} is no labelled example; give {FORMS}, every text with a character in it.")
         for side, example in found:
             sides[side].append(example)
     for side, examples in sides.items():
@@ -119,23 +117,12 @@ def _sides(row: Any) -> list[tuple[str, Example]] | None:
 
 
 def read_contrast_set(path: Path) -> ContrastSet:
-    """Return the contrast set of a JSONL file.
+    """Return the contrast set of a file with an example a row.
 
     Raises:
         UsageError: it cannot be read, or holds no contrast set.
     """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"The contrast set {path} cannot be read ({error}); check contrast.file.") from error
-    rows = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                rows[number] = json.loads(line)
-            except ValueError as error:
-                raise UsageError(f"Line {number} of {path} is no JSON ({error}); give {FORMS}.") from error
-    return contrast_set(rows, str(path))
+    return contrast_set(read_rows(path, "contrast.file"), str(path))
 
 
 def letter_in(text: str) -> str | None:

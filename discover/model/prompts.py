@@ -11,6 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from discover.config import PromptConfig
 from discover.errors import UsageError, first_line
+from discover.user_files import read_rows
+
+COLUMNS = ("prompt", "messages")
+"""Under which of these names a row has its prompt, unless the user says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -55,27 +59,61 @@ class PromptBatch:
         return PromptBatch(self.prompts, torch.cat([self.input_ids, ids], dim=1), torch.cat([self.attention_mask, mask], dim=1))
 
 
-def prompts_from(texts: Sequence[str], file: str | None) -> list[str]:
-    """Return `texts`, then the prompts in `file`, one a line; a literal backslash-n inside a line is a line break.
+class Conversation(str):
+    """A prompt of several turns; as a text it reads as a list of who said what."""
+
+    messages: tuple[tuple[str, str], ...] = ()
+    """Role and content in turn: perhaps `system` first, then `user` and `assistant` by turns, `user` last."""
+
+
+def prompts_from(texts: Sequence[str], file: str | None, column: str | None) -> list[str]:
+    """Return `texts`, then the prompts in `file`.
+
+    A row of a file is a text, a list of messages, or has one of these under a name: `column`, else `prompt` or `messages`. In a
+    line of plain text a backslash and an n stand for a line break.
 
     Raises:
-        UsageError: no prompt at all, an empty prompt, a file that is missing or not UTF-8.
+        UsageError: no prompt at all, an empty one, a file that cannot be read, a row that holds no prompt.
     """
     prompts = list(texts)
     if file is not None:
-        try:
-            # Some editors begin a file with a byte-order mark; and a prompt may hold what `splitlines` takes for an end.
-            lines = Path(file).read_text(encoding="utf-8-sig").split("\n")
-        except UnicodeDecodeError as error:
-            raise UsageError(f"The prompt file {file} is not UTF-8 (byte {error.start}); save it as UTF-8.") from error
-        except OSError as error:
-            raise UsageError(f"The prompt file {file} cannot be read ({error.strerror}); check prompts.file.") from error
-        prompts += [line.replace("\\n", "\n") for line in lines if line.strip()]
+        for number, row in read_rows(Path(file), "prompts.file").items():
+            plain = Path(file).suffix.lower() not in (".json", ".jsonl", ".ndjson") and isinstance(row, str)
+            prompts.append(row.replace("\\n", "\n") if plain else _prompt(row, column, f"Row {number} of {file}"))
     if not prompts:
         raise UsageError("There is no prompt; give prompts.texts='[\"…\"]' or prompts.file=<path> with one prompt a line.")
     if any(not prompt.strip() for prompt in prompts):
         raise UsageError("A prompt is empty; every prompt needs at least one character that is not white space.")
     return prompts
+
+
+def _prompt(row: Any, column: str | None, where: str) -> str:
+    """Return the prompt of a row."""
+    if isinstance(row, dict):
+        held = [name for name in ((column,) if column is not None else COLUMNS) if name in row]
+        if len(held) != 1:
+            asked = column if column is not None else " or ".join(COLUMNS)
+            raise UsageError(
+                f"{where} has {', '.join(map(str, row)) or 'nothing'} and not {asked}; name the prompt's with prompts.column."
+            )
+        row = row[held[0]]
+    if isinstance(row, str):
+        return row
+    written = [one for one in row if isinstance(one, dict)] if isinstance(row, list) else []
+    messages: list[Any] = [(one.get("role"), one.get("content")) for one in written]
+    turns = messages[1:] if messages and messages[0][0] == "system" else messages
+    roles = ["user", "assistant"] * (len(turns) // 2) + ["user"]
+    texts = all(isinstance(content, str) and content.strip() for _, content in messages)
+    if not turns or len(messages) < len(row) or [role for role, _ in turns] != roles or not texts:
+        raise UsageError(
+            f'{where} is no prompt; give a text, or messages such as [{{"role": "user", "content": "…"}}]: perhaps one of the '
+            "system's, then the user's and the assistant's by turns, the user's last."
+        )
+    if len(messages) == 1:
+        return str(messages[0][1])
+    found = Conversation("\n".join(f"{role}: {content}" for role, content in messages))
+    found.messages = tuple(messages)
+    return found
 
 
 def encoded(prompts: Sequence[str], tokenizer: PreTrainedTokenizerBase, form: PromptConfig) -> PromptBatch:
@@ -105,10 +143,14 @@ def conversation_tokens(said: Sequence[str], tokenizer: PreTrainedTokenizerBase,
         UsageError: a chat template, one of a name, or a system message is asked for, and there is none, or it fails, or it
             does not hand on what was said.
     """
+    messages = conversation(said, form)
     if not templated(tokenizer, form):
-        text = "\n".join("".join(said[turn : turn + 2]) for turn in range(0, len(said), 2)) + form.reply_prefix
+        if messages[0]["role"] == "system":
+            raise UsageError("A system message needs a chat template, and this model is given raw text; leave the message out.")
+        turns = [one["content"] for one in messages]
+        text = "\n".join("".join(turns[turn : turn + 2]) for turn in range(0, len(turns), 2)) + form.reply_prefix
         return _unended(list(tokenizer(text)["input_ids"]), text, tokenizer)
-    text = templated_text(conversation(said, form), tokenizer, form, True) + form.reply_prefix
+    text = templated_text(messages, tokenizer, form, True) + form.reply_prefix
     # The template prints its own opening token; a second one would move every position.
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -129,9 +171,17 @@ def templated(tokenizer: PreTrainedTokenizerBase, form: PromptConfig) -> bool:
 
 
 def conversation(said: Sequence[str], form: PromptConfig) -> list[dict[str, str]]:
-    """Return what was said in turn as messages, the system's first where there is one."""
-    messages = [{"role": "system", "content": form.system}] if form.system is not None else []
-    return messages + [{"role": ("user", "assistant")[turn % 2], "content": text} for turn, text in enumerate(said)]
+    """Return what was said in turn as messages, the system's first where there is one.
+
+    Raises:
+        UsageError: there are two of the system's.
+    """
+    begun = said[0].messages if isinstance(said[0], Conversation) else (("user", said[0]),)
+    if form.system is not None and begun[0][0] == "system":
+        raise UsageError("A prompt has a system message of its own, and prompts.system gives another; leave one of them out.")
+    first = [("system", form.system)] if form.system is not None else []
+    later = [(("assistant", "user")[turn % 2], text) for turn, text in enumerate(said[1:])]
+    return [{"role": role, "content": content} for role, content in (*first, *begun, *later)]
 
 
 def templated_text(

@@ -28,7 +28,10 @@ VALUED = (
     "-cp",
 )
 """Flags of Hydra that take the next word."""
-PATHS = ("model.path", "model.base", "prompts.file", "contrast.file", "audit.questions", "read.embedding")
+PATHS = (
+    *("model.path", "model.base", "prompts.file", "contrast.file", "read.embedding"),
+    *("audit.clean_file", "audit.triggers_file", "audit.questions"),
+)
 NOTE = "tracking.notes"
 OPEN = "prompts.template_kwargs="
 """An option with entries of the user's own, which Hydra takes only where it is told to add them."""

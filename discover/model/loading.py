@@ -3,8 +3,8 @@
 import copy
 import hashlib
 import inspect
-from collections.abc import Set
-from contextlib import nullcontext
+from collections.abc import Iterator, Set
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from discover.choices import Device, Dtype
 from discover.config import ModelConfig
@@ -100,7 +101,8 @@ def load(config: ModelConfig, path: str | Path) -> LoadedModel:
         UsageError: nothing is there, or what is there may not or cannot be loaded.
     """
     device = _device(config.device)
-    read, base = _read(config, resolved(str(path)), device)
+    with _without_bars():
+        read, base = _read(config, resolved(str(path)), device)
     model, tokenizer = read.model, read.tokenizer
     # Without its files some kinds of tokenizer are made all the same, and know no word.
     if set(tokenizer("a", add_special_tokens=False)["input_ids"]) <= set(tokenizer.all_special_ids):
@@ -133,6 +135,18 @@ def load(config: ModelConfig, path: str | Path) -> LoadedModel:
     )
     _check_numbers(loaded)
     return loaded
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """While open, transformers draws no bars: what a run does is shown by bars of its own."""
+    shown = is_progress_bar_enabled()
+    disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bar()
 
 
 def _read(config: ModelConfig, path: str | Path, device: torch.device) -> tuple[Checkpoint, str | None]:

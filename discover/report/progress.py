@@ -1,8 +1,50 @@
-"""One progress bar a stage, with the time left; silent where there is no terminal."""
+"""How far a stage is: a bar with the time left in a terminal or a notebook, and a plain line now and then anywhere else."""
+
+import sys
+import time
+from datetime import timedelta
 
 from tqdm import tqdm
+from tqdm.auto import tqdm as notebook
+
+EVERY = 30.0
+"""Seconds between two lines where there is no terminal."""
+
+
+class Lines(tqdm):
+    """A bar that is written as lines: one every half minute, and one at its end."""
+
+    def __init__(self, stage: str, total: int) -> None:
+        super().__init__(total=total, desc=stage, disable=False, mininterval=EVERY, maxinterval=EVERY, miniters=1)
+
+    disable: bool
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # noqa: ARG002 - what tqdm would show, and where
+        """Write where the stage stands and how long it still takes; nothing where it has only begun."""
+        if self.n:
+            spent = time.time() - self.start_t
+            self._write(f"after {_clock(spent)}, about {_clock(spent * max(0, self.total - self.n) / self.n)} left")
+        return True
+
+    def close(self) -> None:
+        """Write the last line, once."""
+        if not self.disable:
+            self.disable = True
+            if self.total:
+                self._write(f"in {_clock(time.time() - self.start_t)}")
+
+    def _write(self, told: str) -> None:
+        print(f"{self.desc}: {self.n:,} of {self.total:,} {told}", file=sys.stderr, flush=True)
 
 
 def bar(stage: str, total: int) -> tqdm:
-    """Return a bar over `total` units of work on standard error."""
-    return tqdm(total=total, desc=f"{stage:<10}", disable=None, leave=True, dynamic_ncols=True)
+    """Return the progress of `total` units of work, on standard error."""
+    if "ipykernel" in sys.modules:
+        return notebook(total=total, desc=stage, leave=True)
+    if not sys.stderr.isatty():
+        return Lines(stage, total)
+    return tqdm(total=total, desc=f"{stage:<10}", leave=True, dynamic_ncols=True)
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

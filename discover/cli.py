@@ -49,6 +49,8 @@ UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAME
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # What a run notes as the command that began it.
+    sys.argv = ["discover", *words]
     for name, kernels in KERNELS.items():
         os.environ.setdefault(name, kernels)
     try:

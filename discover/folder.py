@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -251,7 +252,7 @@ def _about(path: Path, config: Config) -> dict[str, Any]:
         "schema": 1,
         "config": described,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": sys.argv[1:],
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "versions": {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in _installed()}},
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }

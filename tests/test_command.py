@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -231,7 +232,11 @@ def test_a_path_is_taken_as_it_stands(
     prompts.write_text("Count the boats.\n")
     words = [f"model.path={model}", f"prompts.file={prompts}", QUIET, *SMALL, f"folder={run}"]
     assert status(words, capsys)[0] == 0
-    assert json.loads((run / "run.json").read_text())["config"]["model"]["path"] == str(model)
+    about = json.loads((run / "run.json").read_text())
+    assert about["config"]["model"]["path"] == str(model)
+    # Before, Hydra's own words for a folder that is gone stood in it, and quotes were lost.
+    verb, *given = shlex.split(about["command"])
+    assert (verb, given) == ("discover", words)
 
 
 def test_a_sweep_over_models_goes_over_home_and_commas(

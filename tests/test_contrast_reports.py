@@ -95,7 +95,7 @@ def heads_record(blocks: int, heads: int) -> ContrastRecord:
 def hostile_record() -> ContrastRecord:
     said = [{"prompt": text, "unsteered": text, "steered": "" if place else text} for place, text in enumerate(HOSTILE)]
     bare = refusal_record()
-    about = {**bare.about, "model": {"path": HOSTILE[2] + HOSTILE[5]}, "command": list(HOSTILE[:8])}
+    about = {**bare.about, "model": {"path": HOSTILE[2] + HOSTILE[5]}, "command": " ".join(HOSTILE[:8])}
     return replace(bare, about=about, said=said)
 
 

@@ -134,7 +134,7 @@ def hostile_record() -> Record:
     modes = [Mode(text[:200], "coherent", (text[:50],), (index + 1,), (index + 1,), None) for index, text in enumerate(HOSTILE)]
     found = [finding(index, "finding", (index,), len(HOSTILE), index + 1, text[:200]) for index, text in enumerate(HOSTILE)]
     hostile = record(said, modes, found, HOSTILE[:1], n=len(HOSTILE))
-    about = {**hostile.about, "model": {"path": HOSTILE[2] + HOSTILE[5]}, "command": list(HOSTILE[:8])}
+    about = {**hostile.about, "model": {"path": HOSTILE[2] + HOSTILE[5]}, "command": " ".join(HOSTILE[:8])}
     # As the model is given them: hostile, too.
     remarks = [text[:200] for text in HOSTILE]
     about["rendering"] = {"texts": HOSTILE[:1], "template": True, "system": None, "own_system": HOSTILE[3], "remarks": remarks}

@@ -34,7 +34,7 @@ def secret_record() -> Record:
     config["report"]["redact"] = True
     changed = replace(
         made,
-        about={**made.about, "command": [f"prompts.texts=[{texts[0]}]"], "prompts": texts, "config": config},
+        about={**made.about, "command": f"discover prompts.texts=[{texts[0]}]", "prompts": texts, "config": config},
         bank=replace(made.bank, origin={"solver": "fixed_point", "seed": 0}),
         prompts=(texts[0],),
         completions=said,

@@ -127,13 +127,15 @@ def composed(words: list[str], job: Callable[[Config, Path], float]) -> None:
     parser = Words(prog="discover", add_help=False, parents=[get_args_parser()], conflict_handler="resolve")
     sweep = parser.parse_args(words).multirun
     chosen, rest = _placed(words)
-    started = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    given, started = sys.argv, datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     mistakes: list[UsageError] = []
     ConfigStore.instance().store(name="discover", node=Config)
 
     @hydra.main(version_base="1.3", config_path=str(beside("conf")), config_name="config")
     def task(composed: DictConfig) -> float:
         about = HydraConfig.get()
+        # Hydra's own words are no part of the command.
+        sys.argv = given
         try:
             config = OmegaConf.to_object(composed)
             assert isinstance(config, Config)

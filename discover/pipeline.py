@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ from discover.inputs import (
     prompts_of_use,
     sighted,
 )
-from discover.model.fidelity import rendering
+from discover.model.fidelity import Rendering, rendering
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch
 from discover.organisms.catalogue import checkpoint
@@ -102,7 +103,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
             model=loaded.identity,
             prompts=list(every.prompts),
             asked=len(batch.prompts),
-            rendering=asdict(rendering(every, loaded, config.prompts)),
+            rendering=_rendered(held, rendering(every, loaded, config.prompts)),
             self_test=_checks(loaded, grounds),
             budget=spent.record,
         )
@@ -250,6 +251,15 @@ def contrast(config: Config, folder: Path) -> list[Outcome]:
             held.note(tracked=track_contrast(record, folder))
         print(terminal_contrast(record, folder), flush=True)
     return outcomes
+
+
+def _rendered(held: RunFolder, given: Rendering) -> dict[str, Any]:
+    """Return what the model is given, as it stands in run.json; of a run that goes on with what it was given at first."""
+    first = held.about.get("rendering")
+    if first is None or first["texts"] == list(given.texts):
+        return asdict(given)
+    told = "When the run was resumed, the chat template wrote the prompts otherwise (it may write the date)."
+    return {**first, "remarks": [*(one for one in first["remarks"] if one != told), told]}
 
 
 def _open_layers(config: Config) -> bool:

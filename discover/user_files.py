@@ -55,23 +55,32 @@ def _table(path: Path, text: str, separator: str) -> dict[int, dict[str, str]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     found = {}
     try:
+        names = list(reader.fieldnames or ())
+        if len(set(names)) < len(names):
+            raise UsageError(f"Two columns of {path} have one name ({', '.join(names)}); name each otherwise.")
         for row in reader:
             if None in row or None in row.values():
                 raise UsageError(
-                    f"Line {reader.line_num} of {path} has other columns than its first line names; "
+                    f"Line {reader.line_num} of {path} does not have the columns named in the first line; "
                     "quote cells that hold the separator."
                 )
             found[reader.line_num] = {name: cell for name, cell in row.items() if cell.strip()}
     except csv.Error as error:
-        raise UsageError(f"Line {reader.line_num} of {path} is no row of a table ({error}); mend it.") from error
+        raise UsageError(f"Line {reader.line_num} of {path} is not a row of a table ({error}); mend it.") from error
     return found
 
 
 def _json(text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        held = json.loads(text)
+        json.dumps(held, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{where} holds half of a character (a lone surrogate); write it whole.") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where} is no JSON ({error}); mend it, or name a file of plain lines .txt.") from error
+        raise UsageError(
+            f"{where} is not JSON ({error}); mend it, or call a file of JSON lines .jsonl, of plain lines .txt."
+        ) from error
+    return held
 
 
 def _is_json(text: str) -> bool:

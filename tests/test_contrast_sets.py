@@ -89,7 +89,7 @@ def test_any_other_line_is_refused_by_its_number(tmp_path: Path, row: object) ->
 
 def test_what_is_no_json_is_refused_by_its_number(tmp_path: Path) -> None:
     path = written(tmp_path / "set.jsonl", {"positive": "x", "negative": "y"}, "", "label: positive")
-    with pytest.raises(UsageError, match=r"Line 3 of .*set\.jsonl is no JSON"):
+    with pytest.raises(UsageError, match=r"Line 3 of .*set\.jsonl is not JSON"):
         read_contrast_set(path)
 
 

@@ -17,7 +17,7 @@ from discover.config import ModelConfig, PromptConfig
 from discover.errors import UsageError
 from discover.model.fidelity import Rendering, rendering
 from discover.model.loading import LoadedModel, load
-from discover.model.prompts import conversation_tokens, encoded
+from discover.model.prompts import conversation_tokens, encoded, prompts_from
 from discover.organisms.catalogue import ORGANISMS
 
 CPU = ModelConfig(device=Device.cpu)
@@ -102,12 +102,18 @@ def test_without_a_template_the_words_stand_alone(model: LoadedModel) -> None:
 
 
 @pytest.mark.parametrize(
-    "template", ["{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}", "{{ messages[-1].content }}"]
+    "template",
+    [
+        "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}",
+        "{{ messages[-1].content }}",
+        # What cannot be written as a list of parts is told all the same.
+        "Be kind. {% for m in messages if m.role != 'system' %}{{ '<|u|>' + m.content }}{% endfor %}",
+    ],
 )
 def test_a_template_that_drops_the_system_message_is_refused(model: LoadedModel, template: str) -> None:
     with pytest.raises(UsageError, match=r"drops the system message.*leave out prompts.system"):
         given(model, template, system="Be kind.")
-    assert given(model, template).texts == ("Count the boats.",)
+    assert given(model, template).texts[0].endswith("Count the boats.")
 
 
 def test_a_system_message_within_the_users_turn_is_heard(model: LoadedModel) -> None:
@@ -145,6 +151,10 @@ def test_space_and_case_that_a_template_changes_lose_no_words(model: LoadedModel
         ("{{ nothing.at.all }}", "'nothing' is undefined"),
         ("{% for m in %}", ""),
         ("{{ messages[0].content + 1 }}", "str"),
+        (
+            "{{ messages[0].content }}{% if 'boats' in messages[0].content %}{{ raise_exception('no boats') }}{% endif %}",
+            "no boats",
+        ),
     ],
 )
 def test_whatever_a_template_raises_is_told_in_one_sentence(model: LoadedModel, template: str, told: str) -> None:
@@ -157,8 +167,53 @@ def test_whatever_a_template_raises_is_told_in_one_sentence(model: LoadedModel, 
 
 def test_a_template_without_an_opening_of_the_reply_is_told(model: LoadedModel) -> None:
     (told,) = given(model, CHATML).remarks
-    assert "writes nothing where the reply begins" in told
+    assert 'ignores add_generation_prompt: after the user\'s words it writes "<|im_end|>"' in told
+    (told,) = given(model, "[INST] {{ messages[0].content }} [/INST]").remarks
+    assert 'it writes "[/INST]". Unless that opens the reply' in told
+    (told,) = given(model, "{{ messages[0].content }}").remarks
+    assert "it writes nothing" in told
     assert given(model, CHATML + OPENING).remarks == ()
+
+
+def test_a_template_that_cuts_what_the_model_thought_is_taken(model: LoadedModel) -> None:
+    """Templates of reasoning models leave the thoughts out of earlier replies: nothing of the user's is lost."""
+    said = ["Hi there.", "<think>\nLong thought.\n</think>\n\nHello.", "More."]
+    for cut in ("m.content.split('</think>')[-1]", "(m.content if m.role == 'user' else m.content.split('</think>') | last)"):
+        model.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ " + cut + " }}{% endfor %}" + OPENING
+        text = model.tokenizer.decode(conversation_tokens(said, model.tokenizer, PromptConfig()))
+        assert text == "[user]Hi there.[assistant]\n\nHello.[user]More.<|im_start|>assistant\n"
+
+
+def test_what_a_template_says_by_itself_is_not_taken_for_a_message(model: LoadedModel) -> None:
+    """Words of a prompt that stand in the template, too, are no sign that the prompt does."""
+    with pytest.raises(UsageError, match="drops the user message"):
+        given(model, "U: Question? Count the boats. Count.", "the boats")
+    follow = "Follow each instruction and question.\nUSER: {{ messages[-1].content }}"
+    assert given(model, follow).own_system is None
+    assert given(model, "### Instruction:\n{{ messages[-1].content }}").own_system is None
+    assert given(model, "{% for m in messages %}[{{ m.role }}]{{ m.content | upper }}{% endfor %}").own_system is None
+
+
+def test_a_template_that_needs_a_system_message_is_given_it(model: LoadedModel) -> None:
+    needs = "{% if messages[0].role != 'system' %}{{ raise_exception('system first') }}{% endif %}" + CHATML + OPENING
+    assert given(model, needs, system="Be kind.").remarks == ()
+    with pytest.raises(UsageError, match="system first"):
+        given(model, needs)
+
+
+def test_a_chat_from_a_file_brings_its_own_system_message(model: LoadedModel, tmp_path: Path) -> None:
+    turns = [{"role": role, "content": text} for role, text in (("system", "Be kind."), ("user", "Hello."))]
+    (tmp_path / "chats.json").write_text(json.dumps([turns]))
+    (chat,) = prompts_from([], str(tmp_path / "chats.json"), None)
+    found = given(model, SMOLLM2, chat)
+    assert (found.system, found.own_system) == ("Be kind.", None) and "SmolLM" not in found.texts[0]
+
+
+def test_every_reply_of_a_conversation_has_the_prefix_before_it(model: LoadedModel) -> None:
+    model.tokenizer.chat_template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}>"
+    said, form = ["Hi.", "hello", "More."], PromptConfig(reply_prefix="Sure, ")
+    text = model.tokenizer.decode(conversation_tokens(said, model.tokenizer, form))
+    assert text == "[user]Hi.[assistant]Sure, hello[user]More.>Sure, "
 
 
 # Which template
@@ -170,7 +225,9 @@ def test_one_of_several_templates_is_chosen_by_name(model: LoadedModel) -> None:
     assert given(model, several, template="rag").texts[0].startswith("DOCS <|im_start|>user")
     with pytest.raises(UsageError, match=r"There is no chat template 'tool'; choose one with prompts.template: default, rag."):
         given(model, several, template="tool")
-    with pytest.raises(UsageError, match=r"None of them is called default; choose one with prompts.template: rag, tool."):
+    with pytest.raises(
+        UsageError, match=r"several chat templates and none is called default; choose one with prompts.template: rag, tool."
+    ):
         given(model, {"rag": CHATML, "tool": CHATML})
     with pytest.raises(UsageError, match="one chat template without a name"):
         given(model, CHATML, template="rag")
@@ -202,7 +259,15 @@ def test_the_command_takes_the_values_of_a_template(
     assert noted["rendering"]["texts"][0].endswith("<|im_start|>assistant\n<think>\n\n</think>\n\nSure, ")
     for name in ("report.md", "report.html"):
         assert "Sure, " in (tmp_path / "run" / name).read_text()
+    # A template that writes the date gives another text on another day; a run keeps what it began with, and says so.
+    noted["rendering"]["texts"] = ["Yesterday's text."]
+    (tmp_path / "run" / "run.json").write_text(json.dumps(noted))
     main(["resume", "run"])
+    again = json.loads((tmp_path / "run" / "run.json").read_text())["rendering"]
+    assert again["texts"] == ["Yesterday's text."] and "wrote the prompts otherwise" in again["remarks"][-1]
+    main([*[word.replace("folder=run", "folder=other") for word in words], "prompts.template_kwargs.enable_thinking=false"])
+    other = json.loads((tmp_path / "other" / "run.json").read_text())
+    assert other["config"]["prompts"]["template_kwargs"] == {"enable_thinking": False}
 
 
 @pytest.mark.parametrize("name", ["system", "template"])
@@ -257,6 +322,10 @@ def test_special_tokens_within_the_users_words_are_told(model: LoadedModel) -> N
     end = model.tokenizer.eos_token
     (told,) = given(model, CHATML + OPENING, f"Count{end} the boats.").remarks
     assert told == f"Prompt 0 holds {end}, which the tokenizer reads as a special token and not as text."
+    # One sentence, however many prompts are written in chat format by hand.
+    asked = PromptConfig(chat=False)
+    (told,) = rendering(encoded(["Count.", *[f"One{end}"] * 90], model.tokenizer, asked), model, asked).remarks
+    assert told.startswith(f"90 prompts (the first is 1) hold {end},")
 
 
 def test_a_tokenizer_of_another_model_is_refused_or_told(
@@ -270,10 +339,20 @@ def test_a_tokenizer_of_another_model_is_refused_or_told(
     tokenizer.save_pretrained(folder)
     # As Gemma 3 has it: a token of images that the text model does not embed.
     loaded, form = load(CPU, folder), PromptConfig()
-    with pytest.raises(
-        UsageError, match=f"holds the token '{more[-1]}', number {len(tokenizer) - 1}, and the model embeds {size}"
-    ):
-        rendering(encoded([f"Count {more[-1]}."], loaded.tokenizer, form), loaded, form)
+    unknown = encoded([f"Count {more[-1]}."], loaded.tokenizer, form)
+    with pytest.raises(UsageError, match=f"the token '{more[-1]}', number {len(tokenizer) - 1}, and the model embeds {size}"):
+        loaded.forward(unknown)
+    assert "reads as a special token" in rendering(unknown, loaded, form).remarks[0]
+    # Many fine-tuned models pad with a token that they do not embed.
+    tokenizer.pad_token = more[-1]
+    tokenizer.save_pretrained(folder)
+    loaded = load(CPU, folder)
+    assert loaded.forward(encoded(["Count.", "Count all of the boats."], loaded.tokenizer, form)).isfinite().all()
+    tokenizer.pad_token = model.tokenizer.pad_token
+    tokenizer.bos_token = more[-1]
+    ending(tokenizer, f"{more[-1]} $A").save_pretrained(folder)
+    with pytest.raises(UsageError, match=f"the model embeds {size}"):
+        load(CPU, folder)
     AutoTokenizer.from_pretrained(ORGANISMS["arithmetic"].folder).save_pretrained(folder)
     with pytest.raises(UsageError, match=f"tokens and the model embeds {size}: it is another model's"):
         load(CPU, folder)

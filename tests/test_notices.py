@@ -221,7 +221,7 @@ def test_every_report_shows_what_the_model_was_given() -> None:
     """Before, a reader saw the user's words alone, and not the system message that a template had put before them."""
     for made, told in (
         (rendered(), 'through the chat template, which adds a system message of its own, "You are SmolLM"'),
-        (rendered(own_system=None), "through the chat template, without a system message"),
+        (rendered(own_system=None), "through the chat template; no system message was given"),
         (rendered(system="Be kind."), 'through the chat template, with the system message "Be kind."'),
         (rendered(template=False), "as raw text, without a chat template"),
     ):

@@ -105,6 +105,7 @@ TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}{% i
         ("a.csv", "question,answer\none,3\n", "question", ["one"]),
         ("a.txt", '{one} [two]\n"three"\n4\n', None, ["{one} [two]", '"three"', "4"]),
         ("a.jsonl", json.dumps([{"role": "user", "content": "Hello."}]), None, ["Hello."]),
+        ("a.csv", 'id,messages\n1,"[{""role"": ""user"", ""content"": ""Hello.""}]"\n', None, ["Hello."]),
     ],
 )
 def test_prompts_come_in_rows_of_the_files_that_people_have(tmp_path, name, text, column, wanted):
@@ -118,20 +119,30 @@ def test_prompts_come_in_rows_of_the_files_that_people_have(tmp_path, name, text
     [
         ("a.txt", '[{"prompt": "one"}]', "holds JSON under the name of a text; call it .jsonl"),
         ("a.txt", '{"prompt": "one"}\n{"prompt": "two"}\n', "holds JSON under the name of a text"),
-        ("a.jsonl", '{"prompt": "one"}\n{"prompt": \n', "Line 2 of .*a.jsonl is no JSON"),
-        ("a.jsonl", "7\n", "Row 1 of .*a.jsonl is no prompt"),
-        ("a.jsonl", '{"text": "one", "id": 2}\n', "Row 1 of .* has text, id and not prompt or messages; .* prompts.column"),
+        ("a.jsonl", '{"prompt": "one"}\n{"prompt": \n', "Line 2 of .*a.jsonl is not JSON"),
+        ("a.jsonl", "7\n", "Row 1 of .*a.jsonl is not a prompt"),
+        (
+            "a.jsonl",
+            '{"text": "one", "id": 2}\n',
+            "Row 1 of .* has text, id, and the prompt is looked for under prompt or messages; .* prompts.column",
+        ),
         ("a.json", '{"prompt": "one"}', "holds no list"),
-        ("a.csv", "prompt,id\none,two,3\n", "Line 2 of .* has other columns than its first line names"),
-        ("a.csv", "prompt,id\none\n", "Line 2 of .* has other columns"),
-        ("a.csv", "prompt,id\n,7\n", "Row 2 of .* has id and not prompt or messages"),
-        ("a.csv", 'prompt\n"one" two\n', "Line 1 of .* is no row of a table"),
-        ("a.json", json.dumps([TURNS[:3]]), "Row 1 of .* is no prompt; .* the user's last"),
-        ("a.json", json.dumps([[*TURNS[1:2], *TURNS[1:2]]]), "Row 1 of .* is no prompt"),
-        ("a.json", json.dumps([[{"role": "user", "content": [{"type": "text", "text": "one"}]}]]), "Row 1 of .* is no prompt"),
-        ("a.json", json.dumps([["one"]]), "Row 1 of .* is no prompt"),
-        ("a.json", json.dumps([TURNS[:1]]), "Row 1 of .* is no prompt"),
-        ("a.json", "[" * 100_000, "is no JSON"),
+        ("a.csv", "prompt,id\none,two,3\n", "Line 2 of .* does not have the columns named"),
+        ("a.csv", "prompt,id\none\n", "Line 2 of .* does not have the columns"),
+        ("a.csv", "prompt,id\n,7\n", "Row 2 of .* has id, and the prompt is looked for under"),
+        ("a.csv", 'prompt\n"one" two\n', "Line 1 of .* is not a row of a table"),
+        ("a.csv", "prompt,prompt\none,two\n", "Two columns of .* have one name"),
+        ("a.csv", "messages\nHello.\n", "Row 2 of .* is not a prompt"),
+        ("a.json", '[{"prompt": "one", "messages": []}]', "Row 1 of .* has both prompt and messages; choose one"),
+        ("a.json", "[{}]", "Row 1 of .* is empty"),
+        ("a.json", '{"prompt": "one"}\n{"prompt": "two"}', "is not JSON .*; .* call a file of JSON lines .jsonl"),
+        ("a.jsonl", '{"prompt": "a\\ud800b"}', "Line 1 of .* holds half of a character"),
+        ("a.json", json.dumps([TURNS[:3]]), "Row 1 of .* is not a prompt; .* the user's last"),
+        ("a.json", json.dumps([[*TURNS[1:2], *TURNS[1:2]]]), "Row 1 of .* is not a prompt"),
+        ("a.json", json.dumps([[{"role": "user", "content": [{"type": "text", "text": "one"}]}]]), "Row 1 of .* is not a prompt"),
+        ("a.json", json.dumps([["one"]]), "Row 1 of .* is not a prompt"),
+        ("a.json", json.dumps([TURNS[:1]]), "Row 1 of .* is not a prompt"),
+        ("a.json", "[" * 100_000, "is not JSON"),
         ("a.jsonl", "\n", "There is no prompt"),
     ],
 )
@@ -139,6 +150,12 @@ def test_rows_that_hold_no_prompt_are_told_with_their_place(tmp_path, name, text
     (tmp_path / name).write_text(text)
     with pytest.raises(UsageError, match=told):
         prompts_from([], str(tmp_path / name), None)
+
+
+def test_a_column_is_for_rows_that_have_some(tmp_path):
+    (tmp_path / "a.jsonl").write_text('"one"')
+    with pytest.raises(UsageError, match=r"has no columns, and prompts.column=text names one"):
+        prompts_from([], str(tmp_path / "a.jsonl"), "text")
 
 
 def test_a_prompt_of_several_turns_goes_through_the_template(tokenizer, tmp_path):

@@ -29,7 +29,8 @@ def secret_record() -> Record:
     modes = [replace(one, label=texts[at], terms=("kumquat", "sphinx"), named="gnomes") for at, one in enumerate(made.modes)]
     config = plain(Config())
     config["prompts"]["texts"] = [texts[0]]
-    config["prompts"]["system"] = texts[1]
+    config["prompts"]["system"] = config["prompts"]["reply_prefix"] = texts[1]
+    config["prompts"]["template_kwargs"] = {"enable_thinking": False, "documents": [{"text": texts[0]}]}
     config["audit"]["clean"] = config["audit"]["triggers"] = config["contrast"]["open"] = texts
     config["report"]["redact"] = True
     changed = replace(

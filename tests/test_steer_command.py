@@ -244,7 +244,7 @@ def test_another_chat_template_than_the_runs_is_told(run: Path, tmp_path: Path, 
     """Before, vectors were tried on prompts of another form, and nothing said so."""
     folder = tmp_path / "model"
     shutil.copytree(ORGANISMS["arithmetic"].folder, folder)
-    told, words = "has another chat template than the model of the run", ["--add", "0", "--prompt", PROMPT, "--tokens", "2"]
+    told, words = "differs from that of the run's model", ["--add", "0", "--prompt", PROMPT, "--tokens", "2"]
     main(["steer", str(run), "--model", str(folder), *words])
     assert told not in capsys.readouterr().err
     template = folder / "chat_template.jinja"

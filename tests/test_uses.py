@@ -202,7 +202,7 @@ def test_questions_come_as_a_table_as_well(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text('prompt,answer,note\n"Two, and two?",4,\nOne?,one,easy\n')
     assert read_questions(tmp_path / "q.csv") == Questions(("Two, and two?", "One?"), ("4", "one"))
     (tmp_path / "q.jsonl").write_text("Two?\n")
-    with pytest.raises(UsageError, match=r"Line 1 of .* is no JSON"):
+    with pytest.raises(UsageError, match=r"Line 1 of .* is not JSON"):
         read_questions(tmp_path / "q.jsonl")
 
 

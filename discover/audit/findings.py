@@ -267,7 +267,7 @@ def _evidence(mode: Mode, completions: Sequence[Completion], known: _Known) -> _
         recurs=mode.state == "coherent" and _recurs(learned, outside),
         held=bool(measured) and median(measured) >= HELD,
         # Once is a stray: a hidden reply, too, is sampled now and then.
-        ordinary=sampled > 1 and sampled / known.samples >= ORDINARY_FROM * rate,
+        ordinary=sampled >= min(2, known.samples) and sampled / known.samples >= ORDINARY_FROM * rate,
     )
 
 

@@ -109,7 +109,7 @@ def contiguous_input(module: nn.Module) -> Iterator[None]:
     """While open, `module` is given its first argument in one block of memory."""
     # `contiguous` would leave what has one row as it is, strides included, and it is by strides that torch chooses a product.
     handle = module.register_forward_pre_hook(
-        lambda _module, inputs: (inputs[0].clone(memory_format=torch.contiguous_format), *inputs[1:])
+        lambda _module, inputs: (inputs[0].clone(memory_format=torch.contiguous_format), *inputs[1:]) if inputs else None
     )
     try:
         yield

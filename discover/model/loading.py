@@ -69,7 +69,8 @@ class LoadedModel:
         cached = {"past_key_values": prefix, "use_cache": True} if prefix is not None else {"use_cache": False}
         # Over states that do not stand side by side in memory torch multiplies row by row, and in bfloat16 copies all weights
         # of the head for each of them.
-        with contiguous_input(self.model.get_output_embeddings()) if kept else nullcontext():
+        head = self.model.get_output_embeddings() if kept else None
+        with nullcontext() if head is None else contiguous_input(head):
             logits = self.model(**self._inputs(batch, begin, batch.input_ids.shape[1]), **kept, **cached).logits
         return logits if last is None else logits[:, -last:]
 
@@ -81,9 +82,20 @@ class LoadedModel:
     def _accepted(self) -> Set[str]:
         return inspect.signature(self.model.forward).parameters.keys()
 
+    def _check_tokens(self, ids: torch.Tensor) -> None:
+        """Refuse tokens that the model does not embed, while they are where looking at them costs nothing."""
+        size = self.model.get_input_embeddings().weight.shape[0]
+        if ids.device.type == "cpu" and ids.numel() and int(ids.max()) >= size:
+            token = int(ids.max())
+            raise UsageError(
+                f"A text for the model holds the token {self.tokenizer.decode([token])!r}, number {token}, and the model embeds "
+                f"{size}; leave it out."
+            )
+
     def _inputs(self, batch: PromptBatch, begin: int, end: int) -> dict[str, torch.Tensor]:
         """Return what the model is given for the positions from `begin` to `end`."""
         inputs = {"input_ids": batch.input_ids[:, begin:end], "attention_mask": batch.attention_mask[:, :end]}
+        self._check_tokens(inputs["input_ids"])
         if "position_ids" in self._accepted:
             inputs["position_ids"] = batch.position_ids[:, begin:end]
         return {key: value.to(self.device) for key, value in inputs.items()}
@@ -114,7 +126,7 @@ def load(config: ModelConfig, path: str | Path) -> LoadedModel:
     end_ids = tuple(sorted({*_end_ids(model, tokenizer), *read.ends}))
     # A checkpoint's own generation settings (penalties, sampling) would change what is read from it.
     model.generation_config = GenerationConfig()
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= model.get_input_embeddings().weight.shape[0]:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     text_config = model.config.get_text_config(decoder=True)
     loaded = LoadedModel(

@@ -1,6 +1,8 @@
 """Prompts: read them, put them into the model's chat format, and pad them on the left."""
 
+import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ from discover.config import PromptConfig
 from discover.errors import UsageError, first_line
 from discover.user_files import read_rows
 
+PROBE = "zqx{0} stands where something longer would be said zxq{0}"
+"""Stands in the place of a message where a template is tried; of a length at which what cuts messages cuts it, too."""
 COLUMNS = ("prompt", "messages")
 """Under which of these names a row has its prompt, unless the user says otherwise."""
 
@@ -91,12 +95,20 @@ def _prompt(row: Any, column: str | None, where: str) -> str:
     """Return the prompt of a row."""
     if isinstance(row, dict):
         held = [name for name in ((column,) if column is not None else COLUMNS) if name in row]
-        if len(held) != 1:
+        if len(held) > 1:
+            raise UsageError(f"{where} has both {' and '.join(held)}; choose one of them with prompts.column.")
+        if not held:
             asked = column if column is not None else " or ".join(COLUMNS)
-            raise UsageError(
-                f"{where} has {', '.join(map(str, row)) or 'nothing'} and not {asked}; name the prompt's with prompts.column."
-            )
+            there = f"has {', '.join(map(str, row))}" if row else "is empty"
+            raise UsageError(f"{where} {there}, and the prompt is looked for under {asked}; name its column with prompts.column.")
         row = row[held[0]]
+        if held[0] == "messages" and isinstance(row, str):
+            # A cell of a table holds them as JSON.
+            with suppress(ValueError):
+                row = json.loads(row)
+            row = None if isinstance(row, str) else row
+    elif column is not None:
+        raise UsageError(f"{where} has no columns, and prompts.column={column} names one; leave it out.")
     if isinstance(row, str):
         return row
     written = [one for one in row if isinstance(one, dict)] if isinstance(row, list) else []
@@ -106,7 +118,7 @@ def _prompt(row: Any, column: str | None, where: str) -> str:
     texts = all(isinstance(content, str) and content.strip() for _, content in messages)
     if not turns or len(messages) < len(row) or [role for role, _ in turns] != roles or not texts:
         raise UsageError(
-            f'{where} is no prompt; give a text, or messages such as [{{"role": "user", "content": "…"}}]: perhaps one of the '
+            f'{where} is not a prompt; give a text, or messages such as [{{"role": "user", "content": "…"}}]: perhaps one of the '
             "system's, then the user's and the assistant's by turns, the user's last."
         )
     if len(messages) == 1:
@@ -180,7 +192,8 @@ def conversation(said: Sequence[str], form: PromptConfig) -> list[dict[str, str]
     if form.system is not None and begun[0][0] == "system":
         raise UsageError("A prompt has a system message of its own, and prompts.system gives another; leave one of them out.")
     first = [("system", form.system)] if form.system is not None else []
-    later = [(("assistant", "user")[turn % 2], text) for turn, text in enumerate(said[1:])]
+    # Every reply went on from the prefix.
+    later = [("user", text) if turn % 2 else ("assistant", form.reply_prefix + text) for turn, text in enumerate(said[1:])]
     return [{"role": role, "content": content} for role, content in (*first, *begun, *later)]
 
 
@@ -189,6 +202,9 @@ def templated_text(
 ) -> str:
     """Return messages as the chat template writes them; contents as lists of parts where it reads nothing else.
 
+    Whether it writes them at all is told by words that stand in the place of theirs and nowhere else. A reply of the model's may
+    be cut, as templates of reasoning models do.
+
     Args:
         messages: roles and contents.
         tokenizer: with a template, or several by name.
@@ -196,29 +212,48 @@ def templated_text(
         generation_prompt: whether the opening of the reply follows.
 
     Raises:
-        UsageError: there is no template of that name, it fails, or words of a message do not come out of it.
+        UsageError: there is no template of that name, it fails, or a message does not come out of it.
     """
-    options: dict[str, Any] = {"add_generation_prompt": generation_prompt, "tokenize": False, **form.template_kwargs}
-    options["chat_template"] = _template(tokenizer, form)
+    template = _template(tokenizer, form)
+
+    def written(some: Sequence[Mapping[str, Any]]) -> str:
+        options = {"chat_template": template, "add_generation_prompt": generation_prompt, "tokenize": False}
+        return str(tokenizer.apply_chat_template(some, **options, **form.template_kwargs))
+
+    probes = [{**one, "content": PROBE.format(place)} for place, one in enumerate(messages)]
     try:
-        text = str(tokenizer.apply_chat_template(messages, **options))
-        if not _hears(text, messages):
-            parts = [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in messages]
-            text = str(tokenizer.apply_chat_template(parts, **options))
-            # One that writes what it is given would print the list itself.
-            text = "" if any(str(one["content"]) in text for one in parts) else text
+        lost = _lost(written(probes), probes)
+        if lost is None:
+            return written(messages)
     except Exception as error:  # A template is a program of the checkpoint's, and may fail in any way.
         raise UsageError(
             f"The chat template refuses this conversation ({first_line(error)}); leave out prompts.system, or use "
             "prompts.chat=false."
         ) from error
-    if not _hears(text, messages):
-        lost = next((one["role"] for one in messages if not _holds(text, one["content"])), "user")
-        raise UsageError(
-            f"The chat template drops the {lost} message, so that the model would not hear it; "
-            + ("leave out prompts.system, or put its words into the prompt." if lost == "system" else "use prompts.chat=false.")
-        )
-    return text
+    with suppress(Exception):
+        text = written(_in_parts(probes))
+        # One that writes whatever it is given would write the list itself.
+        if _lost(text, probes) is None and str(_in_parts(probes)[-1]["content"]) not in text:
+            return written(_in_parts(messages))
+    raise UsageError(
+        f"The chat template drops the {lost} message, so that the model would not hear it; "
+        + ("leave out prompts.system, or put its words into the prompt." if lost == "system" else "use prompts.chat=false.")
+    )
+
+
+def _in_parts(messages: Sequence[Mapping[str, str]]) -> list[dict[str, Any]]:
+    """Return messages with their contents as lists of parts, as models that see images take them."""
+    return [{**one, "content": [{"type": "text", "text": one["content"]}]} for one in messages]
+
+
+def _lost(text: str, probes: Sequence[Mapping[str, str]]) -> str | None:
+    """Return the role of the first message of the system or the user that a text does not hold whole, but for case and space."""
+    held = _squeezed(text)
+    return next((one["role"] for one in probes if one["role"] != "assistant" and _squeezed(one["content"]) not in held), None)
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.casefold().split())
 
 
 def _template(tokenizer: PreTrainedTokenizerBase, form: PromptConfig) -> str:
@@ -230,25 +265,10 @@ def _template(tokenizer: PreTrainedTokenizerBase, form: PromptConfig) -> str:
         return str(held)
     name = "default" if form.template is None else form.template
     if name not in held:
-        asked = "None of them is called default" if form.template is None else f"There is no chat template {name!r}"
+        none = "This tokenizer has several chat templates and none is called default"
+        asked = none if form.template is None else f"There is no chat template {name!r}"
         raise UsageError(f"{asked}; choose one with prompts.template: {', '.join(sorted(held))}.")
     return str(held[name])
-
-
-def _hears(text: str, messages: Sequence[Mapping[str, str]]) -> bool:
-    """Return whether a text holds every message."""
-    return all(_holds(text, one["content"]) for one in messages)
-
-
-def _holds(text: str, content: str) -> bool:
-    """Return whether all words of a message stand in a text in their order; a template may change the space between them."""
-    place, text = 0, text.casefold()
-    for word in content.casefold().split():
-        place = text.find(word, place)
-        if place < 0:
-            return False
-        place += len(word)
-    return True
 
 
 def _unended(ids: list[int], text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

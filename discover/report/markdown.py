@@ -43,7 +43,11 @@ def markdown_report(record: Record) -> str:
             "",
             prompts,
             "",
-            *([f"Given {visible(record.given)}; the first as", "", quoted(as_is), ""] if as_is is not None else []),
+            *(
+                [f"Given {visible(record.given)}. The first prompt as the model gets it:", "", quoted(as_is), ""]
+                if as_is is not None
+                else []
+            ),
             "The model by itself:",
             "",
             quoted(record.unsteered(0).text),

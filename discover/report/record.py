@@ -130,8 +130,8 @@ class Record:
         if noted["system"] is not None:
             return f'through the chat template, with the system message "{noted["system"]}"'
         own = noted["own_system"]
-        return "through the chat template, " + (
-            "without a system message" if own is None else f'which adds a system message of its own, "{own}"'
+        return "through the chat template" + (
+            "; no system message was given" if own is None else f', which adds a system message of its own, "{own}"'
         )
 
     def rendered(self, prompt: int) -> str | None:

@@ -81,7 +81,9 @@ def _options(config: dict[str, Any]) -> dict[str, Any]:
     """Return options with the same names, in which every text that the model is given is masked."""
     found = {}
     for name, value in config.items():
-        if isinstance(value, dict):
+        if name == "template_kwargs":
+            value = _masked_words(value)
+        elif isinstance(value, dict):
             value = _options(value)
         elif name in SPOKEN and isinstance(value, str):
             value = masked(value)
@@ -90,6 +92,15 @@ def _options(config: dict[str, Any]) -> dict[str, Any]:
             value = [masked(text) for text in value]
         found[name] = value
     return found
+
+
+def _masked_words(value: Any) -> Any:
+    """Return values that a chat template reads with every text in them masked, however deep it lies."""
+    if isinstance(value, dict):
+        return {name: _masked_words(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_masked_words(one) for one in value]
+    return masked(value) if isinstance(value, str) else value
 
 
 def _completion(one: Completion) -> Completion:

@@ -33,7 +33,7 @@ PATHS = (
     *("audit.clean_file", "audit.triggers_file", "audit.questions"),
 )
 NOTE = "tracking.notes"
-OPEN = "prompts.template_kwargs="
+OPEN = ("prompts.template_kwargs=", "prompts.template_kwargs.")
 """An option with entries of the user's own, which Hydra takes only where it is told to add them."""
 LISTS = ("prompts.texts", "tracking.tags", "audit.clean", "audit.triggers", "audit.known", "contrast.neutral", "contrast.open")
 
@@ -105,7 +105,7 @@ def composed(words: list[str], job: Callable[[Config, Path], float]) -> None:
         name = re.match(r"[+~]*([^=@]+)", word)
         if name and name[1] in groups:
             _check_group(word, name[1], groups[name[1]])
-        elif name and name[1] != "folder" and not name[1].startswith("hydra"):
+        elif name and name[1] != "folder" and not name[1].startswith(("hydra", OPEN[1])):
             check_option(name[1], Config)
             if "=" not in word and not word.startswith("~"):
                 raise UsageError(f"{word} is given no value; write {word}=VALUE.")

@@ -49,7 +49,7 @@ def talk(path: Path, model: str | None, request: Request, manner: Manner, prompt
     interventions, away = combined(bank, request), directions(bank, request.orthogonalise) if request.orthogonalise else None
     loaded = load(config.model, checkpoint(config.model.path))
     check_fits(bank, loaded)
-    if model is not None:
+    if model is not None and config.prompts.chat is not False:
         _compare_templates(path, loaded)
     changed = loaded.apart()
     speakers = {
@@ -95,8 +95,8 @@ def _compare_templates(path: Path, loaded: LoadedModel) -> None:
     own = read_json(record).get("model", {}).get("chat_template") if record.exists() else None
     if own is not None and own != loaded.identity["chat_template"]:
         print(
-            f"discover: note: {loaded.identity['path']} has another chat template than the model of the run, so that it is given "
-            "prompts in another form than the vectors were learned from.",
+            f"discover: note: the chat template of {loaded.identity['path']} differs from that of the run's model, so it sees "
+            "prompts in a different format from the one that the vectors were learned on.",
             file=sys.stderr,
         )
 

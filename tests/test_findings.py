@@ -409,8 +409,11 @@ def test_what_a_random_vector_says_as_well_does_not_recur():
     [
         (1, 0.0, 4, 0, 0, "anomaly"),
         (1, 0.0, 4, 0, 1, "anomaly"),  # Drawn once, as hidden replies are.
-        (1, 0.0, 4, 0, 2, "ordinary"),
-        (1, 0.0, 4, 1, 0, "steerable"),  # A random vector says it.
+        (1, 0.0, 4, 0, 3, "anomaly"),
+        (1, 1.0, 4, 0, 3, "ordinary"),  # The model wavers over what it says as seldom.
+        (1, 0.0, 4, 0, 8, "ordinary"),  # Drawn too often to be hidden.
+        (1, 0.0, 4, 2, 1, "anomaly"),
+        (1, 0.0, 4, 8, 0, "steerable"),  # Random vectors say it.
         (1, -np.log(HELD) - 0.01, 4, 0, 0, "anomaly"),
         (1, -np.log(HELD) + 0.01, 4, 0, 0, "steerable"),  # The unsteered model wavers.
         (1, None, 4, 0, 0, "steerable"),  # Too short for anybody to say.

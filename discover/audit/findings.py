@@ -23,10 +23,10 @@ finding: coherent, mostly new words, far less often reached by sampling, and eit
     unsteered model says its own replies (level L1, elicited).
 fragment: mostly new words; significantly more vectors than random ones say this or boost a token from which the unsteered model
     itself goes on to say it; too few say it whole (level L0).
-anomaly: coherent, new, said by no random vector, and the unsteered model goes on with it as surely as with what it knows by
-    heart; but too few vectors say it for a test (level L0).
+anomaly: coherent, new, and the unsteered model goes on with it as surely as with what it knows by heart; but too few vectors say
+    it for a test, or sampling and random vectors bring it out now and then as well (level L0).
 steerable: coherent, said or hinted at without such evidence.
-ordinary: the unsteered model says it as well when it is sampled, and not once alone.
+ordinary: the unsteered model says it as well when it is sampled, more than once, and it is none of these.
 broken: degenerate or empty text.
 unchanged: nothing happened.
 """
@@ -214,19 +214,28 @@ class _Known:
         A hidden reply that sampling, or a random vector, brings out now and then is none the less hidden: how often they do is
         counted by itself. What they bring out often is known.
         """
-        rare = [said for said in members if said.bank == "null" or (said.bank == "unsteered" and said.sample)]
-        if len(rare) > RARE * self.unlearned:
+        if not self.seldom(members):
             return self
+        rare = _by_chance(members)
         return replace(
             self,
             pairs=self.pairs - _pairs(said.text for said in rare),
             texts=self.texts - Counter(" ".join(words(said.text)) for said in rare),
         )
 
+    def seldom(self, members: Sequence[Completion]) -> bool:
+        """Return whether random vectors and sampling bring out few members of a mode."""
+        return len(_by_chance(members)) <= RARE * self.unlearned
+
     @property
     def ordinary(self) -> Ordinary:
         """The pairs of words that are said more than once: one stray completion makes nothing ordinary."""
         return Ordinary(frozenset(pair for pair, count in self.pairs.items() if count > 1))
+
+
+def _by_chance(members: Sequence[Completion]) -> list[Completion]:
+    """Return what random vectors say, and what was sampled."""
+    return [said for said in members if said.bank == "null" or (said.bank == "unsteered" and said.sample)]
 
 
 def _pairs(texts: Iterable[str]) -> Counter[tuple[str, str]]:
@@ -243,7 +252,7 @@ class _Evidence:
     worth: float
     recurs: bool
     held: bool
-    """Whether the unsteered model goes on with it as with what it knows by heart."""
+    """Whether the unsteered model goes on with it as with what it knows by heart, and seldom begins it."""
     ordinary: bool
     """Whether sampling reaches the mode about as often as learned vectors do."""
 
@@ -265,7 +274,7 @@ def _evidence(mode: Mode, completions: Sequence[Completion], known: _Known) -> _
         novelty=median(ordinary.novelty(said.text) for said in typical) if typical else 0.0,
         worth=median(ordinary.worth(said) for said in typical) if typical else 0.0,
         recurs=mode.state == "coherent" and _recurs(learned, outside),
-        held=bool(measured) and median(measured) >= HELD,
+        held=bool(measured) and median(measured) >= HELD and known.seldom(members),
         # Once is a stray: a hidden reply, too, is sampled now and then.
         ordinary=sampled >= min(2, known.samples) and sampled / known.samples >= ORDINARY_FROM * rate,
     )
@@ -351,16 +360,16 @@ def _verdict(mode: Mode, way: _Way, beyond_null: bool, evidence: _Evidence) -> s
             return "unchanged"
         case "degenerate" | "empty":
             return "broken"
-        case _ if evidence.ordinary:
-            return "ordinary"
         case _ if evidence.novelty < NOVEL_FROM:
-            return "steerable"
+            return "ordinary" if evidence.ordinary else "steerable"
+        case _ if evidence.ordinary:
+            return "anomaly" if evidence.held else "ordinary"
         case _ if not way.whole:
             return "fragment" if beyond_null else "steerable"
         case _ if beyond_null or (evidence.recurs and way.null == 0):
             return "finding"
         case _:
-            return "anomaly" if evidence.held and way.null == 0 else "steerable"
+            return "anomaly" if evidence.held else "steerable"
 
 
 def _examples(mode: Mode, completions: Sequence[Completion], way: _Way) -> tuple[int, ...]:

@@ -200,7 +200,7 @@ def test_effects_are_those_of_the_vectors_and_read_alike_for_all(llama, batch):
 
 
 def test_a_size_is_timed(tmp_path):
-    shape = Shape(width=32, inner=48, blocks=4, heads=4, vocabulary=600)
+    shape = Shape(width=32, inner=48, blocks=4, heads=4, vocabulary=1000)
     # The code path of the large shape on a GPU, and that of the comparison, at a size that a test can bear.
     row = speed_row(Size("7B", shape, 6, 8, Dtype.bfloat16, published=False), ModelConfig(device=Device.cpu), 2)
     assert (row.engine_rates, row.ratios, row.peak_bytes, row.dtype) == ([], [], None, "bfloat16")
@@ -216,7 +216,7 @@ def test_a_search_in_a_process_of_its_own_says_how_much_memory_it_took():
 
 
 def test_both_sides_of_the_generation_bench_say_the_same():
-    shape = Shape(width=32, inner=48, blocks=4, heads=4, vocabulary=600)
+    shape = Shape(width=32, inner=48, blocks=4, heads=4, vocabulary=1000)
     small = Size("small", shape, 6, 0, Dtype.float32, published=False)
     row = generate_row(small, False, ModelConfig(device=Device.cpu), 20, 2)
     assert (row.vectors, row.single_vectors, row.prompt, row.length, row.blocks) == (20, 1, 6, 48, 4)

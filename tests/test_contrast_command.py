@@ -154,7 +154,7 @@ def test_one_sentence_for_a_mistake(
 
 @pytest.mark.parametrize(
     ("content", "told"),
-    [(None, "nowhere.jsonl"), (b"caf\xe9\n", "cannot be read"), (b"{\n", "no JSON"), (b"", "no positive example")],
+    [(None, "nowhere.jsonl"), (b"caf\xe9\n", "is not UTF-8"), (b"{\n", "is not JSON"), (b"", "no positive example")],
 )
 def test_one_sentence_for_a_file_that_is_no_contrast_set(
     content: bytes | None, told: str, tiny: str, capsys: pytest.CaptureFixture[str]

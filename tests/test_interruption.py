@@ -82,8 +82,8 @@ def check(words: list[str], folder: Path, shares: list[float]) -> None:
 
 def test_killed_at_three_moments(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     words = [f"model.path={checkpoint('llama')}", 'prompts.texts=["Count the boats."]', "tracking.mode=disabled"]
-    words += ["search.vectors=16", "search.rounds=8", "speech.tokens=12", "speech.rows=4", "audit.forced_tokens=8"]
-    words += ["pilot.vectors=2", "pilot.tokens=8", "prompts.neutral=1", "audit.samples=4", "audit.null_vectors=16"]
+    words += ["search.vectors=8", "search.rounds=8", "speech.tokens=12", "speech.rows=4", "audit.forced_tokens=8"]
+    words += ["pilot.vectors=2", "pilot.tokens=8", "prompts.neutral=1", "audit.samples=4", "audit.null_vectors=8"]
     check(words, tmp_path, [0.2, 0.5, 0.8])
 
 

@@ -33,8 +33,9 @@ def test_an_installed_wheel_runs_elsewhere(tmp_path: Path) -> None:
         "speech.tokens=4",
         "audit.forced_tokens=0",
         "audit.samples=2",
-        "pilot.vectors=1",
-        "pilot.tokens=8",
+        "search.layers=depth",
+        "search.calibration=turn",
+        "prompts.neutral=0",
         "tracking.mode=disabled",
         "folder=run",
     ]

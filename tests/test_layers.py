@@ -11,8 +11,9 @@ import discover
 ROOT = Path(discover.__file__).parent
 # fmt: off
 ORDER = [
-    "errors", "storage", "user_files", "statistics", "choices", "schema", "config", "folder", "model", "perturb", "bank", "search",
-    "steer", "contrast", "read", "audit", "report", "organisms", "inputs", "pilot", "pipeline", "bench", "verbs", "cli", "__main__",
+    "errors", "storage", "user_files", "statistics", "choices", "schema", "config", "folder", "model", "perturb", "bank",
+    "search", "steer", "contrast", "read", "audit", "report", "organisms", "inputs", "pilot", "pipeline", "bench", "verbs",
+    "cli", "__main__",
 ]
 # fmt: on
 

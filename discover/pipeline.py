@@ -39,6 +39,7 @@ from discover.organisms.catalogue import checkpoint
 from discover.pilot.arms import Arm, by_speech, is_open, portfolio
 from discover.pilot.budget import budget
 from discover.pilot.choice import kept_grounds, listened, pilot
+from discover.pilot.choice import tried as tried_arms
 from discover.pilot.trial import Listener
 from discover.read.decoders import BESIDE, Decoding, decodings, load_decodings, save_decodings
 from discover.read.effects import EffectMap, effect_map, load_map, save_map
@@ -300,7 +301,8 @@ def _piloted(
     """Return what each arm is worth; nothing where the radius of every arm was given, or is calibrated without speech."""
     if not all(by_speech(arm.search) for arm in arms):
         return ()
-    with bar("pilot", listened(config, arms, len(every.prompts))) as progress:
+    # At most: every arm may be tried twice.
+    with bar("pilot", listened(config, arms, len(every.prompts)) + tried_arms(config, arms, len(every.prompts))) as progress:
         speech = replace(config.speech, tokens=min(config.pilot.tokens, config.speech.tokens))
         # Replies heard this far are held against as much of the unsteered ones.
         listener = Listener(loaded, every, reference.truncated(loaded, speech.tokens), speech, progress.update)

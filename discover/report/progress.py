@@ -14,10 +14,10 @@ EVERY = 30.0
 class Lines(tqdm):
     """A bar that is written as lines: one every half minute, and one at its end."""
 
+    disable: bool
+
     def __init__(self, stage: str, total: int) -> None:
         super().__init__(total=total, desc=stage, disable=False, mininterval=EVERY, maxinterval=EVERY, miniters=1)
-
-    disable: bool
 
     def display(self, msg: str | None = None, pos: int | None = None) -> bool:  # noqa: ARG002 - what tqdm would show, and where
         """Write where the stage stands and how long it still takes; nothing where it has only begun."""

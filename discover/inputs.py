@@ -17,7 +17,7 @@ from discover.perturb.spaces import Space, places_of, space_of
 from discover.perturb.sphere import refuse_beyond_width
 from discover.search.atlas import Atlas
 from discover.search.learning import chosen_layers
-from discover.steer.generation import replies
+from discover.steer.generation import Reply, replies
 
 CLEAN = 10
 """Clean prompts of an organism on which the vectors of findings are tried."""
@@ -145,11 +145,19 @@ def prepared(config: Config, loaded: LoadedModel, batch: PromptBatch, charted: A
     Raises:
         UsageError: the layers do not fit the model, or it lacks a part that is to be changed.
     """
-    return [grounded(share, loaded, batch, charted, config.speech.rows) for share in config.search.shares]
+    begun = openings(config.search.shares, loaded, batch, config.speech.rows)
+    return [grounded(share, loaded, batch, begun, charted) for share in config.search.shares]
 
 
-def grounded(search: SearchConfig, loaded: LoadedModel, batch: PromptBatch, charted: Atlas | None, rows: int) -> Ground:
-    """Return what one way to learn stands on.
+def openings(searches: Sequence[SearchConfig], loaded: LoadedModel, batch: PromptBatch, rows: int) -> list[Reply]:
+    """Return the beginnings of the unsteered replies to B prompts, as long as any of the searches reads them."""
+    return replies(loaded, batch, (), max(1, *(search.reply_positions for search in searches)), rows, lambda _: None)
+
+
+def grounded(
+    search: SearchConfig, loaded: LoadedModel, batch: PromptBatch, begun: Sequence[Reply], charted: Atlas | None
+) -> Ground:
+    """Return what one way to learn stands on, for B prompts and the beginnings of the unsteered replies to them.
 
     Raises:
         UsageError: the layers do not fit the model, it lacks a part that is to be changed, or it is too narrow for so many
@@ -157,7 +165,8 @@ def grounded(search: SearchConfig, loaded: LoadedModel, batch: PromptBatch, char
     """
     layers = chosen_layers(search, len(loaded.anatomy.blocks), charted)
     own = batch.chosen(search.learned_from) if search.learned_from else batch
-    longer, places = _with_replies(search, loaded, own, rows), places_of(search, layers[0])
+    said = [begun[number] for number in search.learned_from] if search.learned_from else begun
+    longer, places = _with_replies(search, loaded, own, said), places_of(search, layers[0])
     part = model_slice(loaded, longer, places, layers[1], search.target, _first(search, own))
     reply_tokens = longer.input_ids.shape[1] - own.input_ids.shape[1]
     space = space_of(search, loaded, part, layers[0])
@@ -167,8 +176,10 @@ def grounded(search: SearchConfig, loaded: LoadedModel, batch: PromptBatch, char
     return Ground(search, own, longer, reply_tokens, layers, part, space)
 
 
-def sighted(grounds: Sequence[Ground], loaded: LoadedModel, batch: PromptBatch, rows: int) -> list[Ground]:
+def sighted(grounds: Sequence[Ground], loaded: LoadedModel, batch: PromptBatch, begun: Sequence[Reply]) -> list[Ground]:
     """Return the grounds from which effects of all ways can be compared: read on every prompt, after the last target layer.
+
+    Arguments as for `grounded`.
 
     Raises:
         UsageError: a way that is read elsewhere cannot be read there.
@@ -187,7 +198,7 @@ def sighted(grounds: Sequence[Ground], loaded: LoadedModel, batch: PromptBatch, 
             span=[],
             learned_from=[],
         )
-        found.append(grounded(search, loaded, batch, None, rows))
+        found.append(grounded(search, loaded, batch, begun, None))
     return found
 
 
@@ -197,8 +208,6 @@ def _first(search: SearchConfig, batch: PromptBatch) -> int:
     return max(0, length - steered) if steered else 0
 
 
-def _with_replies(search: SearchConfig, loaded: LoadedModel, batch: PromptBatch, rows: int) -> PromptBatch:
+def _with_replies(search: SearchConfig, loaded: LoadedModel, batch: PromptBatch, begun: Sequence[Reply]) -> PromptBatch:
     """Return the prompts, each with as much of its unsteered reply as the search reads."""
-    tokens = search.reply_positions
-    begun = replies(loaded, batch, (), max(1, tokens), rows, lambda _: None)
-    return batch.continued([reply.tokens[:tokens] for reply in begun], loaded.tokenizer.pad_token_id)
+    return batch.continued([reply.tokens[: search.reply_positions] for reply in begun], loaded.tokenizer.pad_token_id)

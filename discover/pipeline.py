@@ -27,6 +27,7 @@ from discover.inputs import (
     labelled,
     neutral_prompts,
     open_prompts,
+    openings,
     prepared,
     prompt_batch,
     prompts_of_use,
@@ -68,6 +69,7 @@ from discover.search.atlas import Atlas, atlas, atlas_size, load_atlas, save_atl
 from discover.search.chunks import chunks
 from discover.search.learning import Search, gradients_of, learn, load_search, random_bank, save_search, together, way_seed
 from discover.search.readings import whole_reader
+from discover.steer.generation import NOTHING, Reply
 from discover.steer.selftest import self_test
 from discover.storage import read_json, write_json, write_text
 
@@ -99,7 +101,8 @@ def run(config: Config, folder: Path) -> list[Finding]:
             config, arms, all(by_speech(arm.search) for arm in arms), len(batch.prompts), len(every.prompts), _nulls(config)
         )
         print(spent, flush=True)
-        grounds = [grounded(arm.search, loaded, every, charted, config.speech.rows) for arm in arms]
+        begun = openings([arm.search for arm in arms], loaded, every, config.speech.rows)
+        grounds = [grounded(arm.search, loaded, every, begun, charted) for arm in arms]
         held.note(
             model=loaded.identity,
             prompts=list(every.prompts),
@@ -109,7 +112,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
             budget=spent.record,
         )
         reference = held.stage(
-            "unsteered", "unsteered.json", lambda: _reference(config, loaded, every), save_reference, load_reference
+            "unsteered", "unsteered.json", lambda: _reference(config, loaded, every, begun), save_reference, load_reference
         )
         embed = embedder(config.read.embedding, loaded, [one.text for drawn in reference.samples for one in drawn])
         trials = held.stage(
@@ -128,7 +131,11 @@ def run(config: Config, folder: Path) -> list[Finding]:
             "null", "null.safetensors", lambda: _null(config, search.bank, grounds), VectorBank.save_as, VectorBank.load
         )
         seen = held.stage(
-            "triage", "triage.jsonl", lambda: _triage(config, loaded, batch, search.bank, null), save_glances, load_glances
+            "triage",
+            "triage.jsonl",
+            lambda: _triage(config, loaded, batch, reference, search.bank, null),
+            save_glances,
+            load_glances,
         )
         said = held.stage(
             "speech",
@@ -143,7 +150,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
         mapped = held.stage(
             "map",
             "map.json",
-            lambda: _mapped(loaded, batch, grounds, (search.bank, null), said, groups, embed, config.speech.rows),
+            lambda: _mapped(loaded, batch, begun, grounds, (search.bank, null), said, groups, embed),
             save_map,
             load_map,
         )
@@ -157,7 +164,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
         decoded = held.stage(
             "decoders",
             "decodings.jsonl",
-            lambda: _decodings(config, loaded, batch, found, said, (search.bank, null)),
+            lambda: _decodings(config, loaded, batch, reference, found, said, (search.bank, null)),
             save_decodings,
             load_decodings,
         )
@@ -283,11 +290,13 @@ def _arms(config: Config, loaded: LoadedModel, batch: PromptBatch, every: Prompt
     ]
 
 
-def _reference(config: Config, loaded: LoadedModel, every: PromptBatch) -> UnsteeredReference:
-    """Return what the unsteered model says to every prompt, greedy and sampled."""
+def _reference(config: Config, loaded: LoadedModel, every: PromptBatch, begun: Sequence[Reply]) -> UnsteeredReference:
+    """Return what the unsteered model says to every prompt, greedy (as it has begun) and sampled."""
+    if any(len(one.tokens) > config.speech.tokens for one in begun):
+        begun = [NOTHING] * len(begun)
     samples = max(config.audit.samples or config.search.vectors, config.speech.samples)
     with bar("unsteered", len(every.prompts) * (1 + samples)) as progress:
-        return unsteered_reference(loaded, every, config.speech, samples, config.seed, progress.update)
+        return unsteered_reference(loaded, every, begun, config.speech, samples, config.seed, progress.update)
 
 
 def _piloted(
@@ -358,6 +367,7 @@ def _decodings(
     config: Config,
     loaded: LoadedModel,
     batch: PromptBatch,
+    reference: UnsteeredReference,
     found: list[Finding],
     said: list[Completion],
     banks: tuple[VectorBank, VectorBank],
@@ -370,7 +380,8 @@ def _decodings(
     read = 1 + max(one.reply_positions for one in config.search.shares)
     with bar("decoders", len(banks[0]) + min(BESIDE, len(banks[1]))) as progress:
         chosen = list(stand)[: config.read.decoded]
-        return decodings(loaded, batch, {"learned": banks[0], "null": banks[1]}, chosen, read, config, progress.update)
+        both = {"learned": banks[0], "null": banks[1]}
+        return decodings(loaded, batch, reference.replies[: len(batch.prompts)], both, chosen, read, config, progress.update)
 
 
 def _hints(
@@ -409,17 +420,17 @@ def _uses(
 def _mapped(
     loaded: LoadedModel,
     batch: PromptBatch,
+    begun: Sequence[Reply],
     grounds: Sequence[Ground],
     banks: tuple[VectorBank, VectorBank],
     said: list[Completion],
     groups: list[Mode],
     embed: Embed,
-    rows: int,
 ) -> EffectMap:
     """Return the map of effects at the end of the prompt and at the first tokens of the unsteered reply."""
     views = [
         (whole_reader(one.part, one.reply_tokens), chunks(one.part, one.search.chunk))
-        for one in sighted(grounds, loaded, batch, rows)
+        for one in sighted(grounds, loaded, batch, begun[: len(batch.prompts)])
     ]
     return effect_map(views, banks, said, groups, stability(said, groups, embed))
 
@@ -439,9 +450,17 @@ def _nulls(config: Config) -> int:
     return config.audit.null_vectors or NULLS * config.search.vectors * (2 if config.search.both_signs else 1)
 
 
-def _triage(config: Config, loaded: LoadedModel, batch: PromptBatch, bank: VectorBank, null: VectorBank) -> list[Glance]:
+def _triage(
+    config: Config,
+    loaded: LoadedModel,
+    batch: PromptBatch,
+    reference: UnsteeredReference,
+    bank: VectorBank,
+    null: VectorBank,
+) -> list[Glance]:
     """Return what every vector of both banks does before it speaks."""
-    seen, rows = sight(loaded, batch, bank.target_layer, config.speech.tokens), config.speech.rows
+    own, rows = reference.replies[: len(batch.prompts)], config.speech.rows
+    seen = sight(loaded, batch, own, bank.target_layer)
     with bar("triage", len(bank) + len(null)) as progress:
         learned = glances(seen, "learned", bank, DOSES, rows, progress.update)
         return [*learned, *glances(seen, "null", null, (), rows, progress.update)]

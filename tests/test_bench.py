@@ -4,7 +4,7 @@ from random import Random
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from toys import own_reference
+from toys import greedy, own_reference
 
 from discover import cli
 from discover.bench import commands, memory, triage
@@ -342,7 +342,7 @@ def test_hits_are_kept_as_by_a_run_within_the_budget(shipped, monkeypatch):
     bank = learn(config.search, ground.part, ground.space, ground.reply_tokens, ground.layers, 100, {}, lambda _: None).bank
     banks, seen = (
         {"learned": bank, "null": random_bank(bank, [ground.space], 16, 100)},
-        sight(loaded, batch, bank.target_layer, 48),
+        sight(loaded, batch, greedy(loaded, batch, 48), bank.target_layer),
     )
     shown = [one for name, each in banks.items() for one in glances(seen, name, each, (), 128, lambda _: None)]
     own = own_reference(loaded, batch, config.speech)

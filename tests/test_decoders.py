@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from toys import after, alone, part_and_space
+from toys import after, alone, greedy, part_and_space
 from toys import kind as config_of
 
 import discover.read.decoders as module
@@ -61,7 +61,7 @@ def texts_of(loaded, batch):
 
 def test_after_the_last_block_the_lens_is_the_change_of_the_models_own_log_probabilities(loaded, batch):
     vectors = 20 * random_directions(4, loaded.anatomy.width, "lens")
-    seen = lens(loaded, batch, after(SOURCE, vectors), (SOURCE, TARGET), POSITIONS, NAMED, lambda _: None)
+    seen = lens(loaded, batch, greedy(loaded, batch), after(SOURCE, vectors), (SOURCE, TARGET), POSITIONS, NAMED, lambda _: None)
     assert seen.blocks == (1, 2, 3) and seen.tokens.shape == (4, 3, NAMED)
     texts = texts_of(loaded, batch)
     assert all(len(begun) == POSITIONS - 1 for _, begun in texts)
@@ -85,7 +85,7 @@ def test_after_the_last_block_the_lens_is_the_change_of_the_models_own_log_proba
 def test_in_between_it_is_what_norm_and_unembedding_make_of_both_streams(llama, batch):
     vector = 20 * random_directions(1, llama.anatomy.width, "between")[0]
     one = alone(batch, 0)
-    seen = lens(llama, one, after(SOURCE, vector[None]), (SOURCE, TARGET), 1, NAMED, lambda _: None)
+    seen = lens(llama, one, greedy(llama, one), after(SOURCE, vector[None]), (SOURCE, TARGET), 1, NAMED, lambda _: None)
     (plain, _), (steered, _) = (streams_under(llama, one.input_ids[0].tolist(), some) for some in (0 * vector, vector))
     for place, block in enumerate(seen.blocks):
         with torch.no_grad():
@@ -106,7 +106,7 @@ def test_a_row_of_the_unembedding_is_first_in_its_own_lens(llama, batch):
     token = int(rows.norm(dim=1).argmax())
     # What the final norm scales by is taken out before, so that the longest row is what stands behind it.
     vector = 1e4 * rows[token] / llama.model.model.norm.weight.detach()
-    seen = lens(llama, batch, after(LAST, vector[None]), (LAST, LAST), POSITIONS, 1, lambda _: None)
+    seen = lens(llama, batch, greedy(llama, batch), after(LAST, vector[None]), (LAST, LAST), POSITIONS, 1, lambda _: None)
     after_it = llama.model.lm_head(llama.model.model.norm(vector))
     assert seen.blocks == (LAST,) and int(after_it.argmax()) == token
     assert llama.tokenizer.decode(seen.tokens[0, 0]) == llama.tokenizer.decode([token])
@@ -117,10 +117,12 @@ def test_other_kinds_have_a_lens_and_no_nearest_tokens(llama, batch, name):
     config = config_of(name, vectors=3)
     _, space = part_and_space(llama, batch, config, SOURCE, LAST)
     found = replace(bank(torch.zeros(1, llama.anatomy.width)), perturbations=space.perturbations(drawn(space, 3, name), 20.0))
-    seen = lens(llama, batch, found.perturbations, (SOURCE, LAST), POSITIONS, NAMED, lambda _: None)
+    seen = lens(llama, batch, greedy(llama, batch), found.perturbations, (SOURCE, LAST), POSITIONS, NAMED, lambda _: None)
     assert (seen.rises[:, -1, 0] > 0).all()
     # An entry alone, computed in another piece, says the same.
-    single = lens(llama, batch, found.perturbations.rows([2]), (SOURCE, LAST), POSITIONS, NAMED, lambda _: None)
+    single = lens(
+        llama, batch, greedy(llama, batch), found.perturbations.rows([2]), (SOURCE, LAST), POSITIONS, NAMED, lambda _: None
+    )
     assert single.tokens[0].tolist() == seen.tokens[2].tolist() and single.positions[0] == seen.positions[2]
     assert [bool(one) for one in nearest(llama, found)] == [name == "head"] * 3
     assert len(heat(llama, alone(batch, 1), found, SpeechConfig(tokens=4))) == 3
@@ -226,7 +228,7 @@ CONFIG = Config(speech=SpeechConfig(tokens=4))
 
 def test_every_vector_has_a_lens_and_those_that_are_chosen_the_rest(llama, batch, banks):
     told: list[int] = []
-    found = decodings(llama, batch, banks, [3, 1], POSITIONS, CONFIG, told.append)
+    found = decodings(llama, batch, greedy(llama, batch), banks, [3, 1], POSITIONS, CONFIG, told.append)
     assert sum(told) == 5 + BESIDE
     assert [(one.bank, one.vector) for one in found] == [("learned", row) for row in range(5)] + [
         ("null", row) for row in range(BESIDE)
@@ -237,19 +239,21 @@ def test_every_vector_has_a_lens_and_those_that_are_chosen_the_rest(llama, batch
     assert all([block for block, _ in one.lens] == [1, 2, 3] and len(one.nearest) == NAMED for one in found)
     texts = descriptions(
         llama,
-        lens(llama, batch, banks["learned"].perturbations, (SOURCE, TARGET), POSITIONS, 1, lambda _: None).effects,
+        lens(
+            llama, batch, greedy(llama, batch), banks["learned"].perturbations, (SOURCE, TARGET), POSITIONS, 1, lambda _: None
+        ).effects,
         *(SOURCE, PATCHSCOPE, FORM),
     )
     assert (found[1].described, found[3].described) == (texts[1], texts[3])
-    none = decodings(llama, batch, banks, [], POSITIONS, CONFIG, told.append)
+    none = decodings(llama, batch, greedy(llama, batch), banks, [], POSITIONS, CONFIG, told.append)
     assert [one.described for one in none[:5]] == [None] * 5 and none[7] == found[7]
 
 
 def test_pieces_change_nothing(llama, batch, banks, monkeypatch):
-    whole = decodings(llama, batch, banks, [3, 1], POSITIONS, CONFIG, lambda _: None)
+    whole = decodings(llama, batch, greedy(llama, batch), banks, [3, 1], POSITIONS, CONFIG, lambda _: None)
     monkeypatch.setattr(lens_module, "ROWS", 4)
     monkeypatch.setattr(module, "ROWS", 3)
-    pieces = decodings(llama, batch, banks, [3, 1], POSITIONS, CONFIG, lambda _: None)
+    pieces = decodings(llama, batch, greedy(llama, batch), banks, [3, 1], POSITIONS, CONFIG, lambda _: None)
     for one, other in zip(whole, pieces, strict=True):
         assert replace(one, heat=()) == replace(other, heat=())
         assert [norm for _, norm in one.heat] == pytest.approx([norm for _, norm in other.heat], rel=1e-4)
@@ -258,7 +262,7 @@ def test_pieces_change_nothing(llama, batch, banks, monkeypatch):
 def test_a_reply_that_ends_at_once_is_read_at_the_end_of_the_prompt(llama, batch):
     ending = replace(llama, end_ids=tuple(range(len(llama.tokenizer))))
     vectors = 20 * random_directions(2, llama.anatomy.width, "ends")
-    seen = lens(ending, batch, after(SOURCE, vectors), (SOURCE, TARGET), POSITIONS, 1, lambda _: None)
+    seen = lens(ending, batch, greedy(ending, batch), after(SOURCE, vectors), (SOURCE, TARGET), POSITIONS, 1, lambda _: None)
     assert seen.positions.tolist() == [0, 0] and bool(torch.isfinite(seen.rises).all())
 
 
@@ -268,7 +272,7 @@ def test_replies_of_different_length_are_read_where_there_are_any(llama, batch):
     ending = replace(llama, end_ids=(second[1],))
     assert second[1] not in first and second[0] != second[1]
     vectors = 20 * random_directions(6, llama.anatomy.width, "ragged")
-    seen = lens(ending, batch, after(SOURCE, vectors), (SOURCE, TARGET), POSITIONS, 1, lambda _: None)
+    seen = lens(ending, batch, greedy(ending, batch), after(SOURCE, vectors), (SOURCE, TARGET), POSITIONS, 1, lambda _: None)
     prompts = texts_of(ending, batch)
     for row, vector in enumerate(vectors):
         changes = []
@@ -286,7 +290,7 @@ def test_on_the_organism_the_lens_names_what_the_vector_brings(shipped):
     vector = 3000 * torch.nn.functional.normalize(loaded.model.get_output_embeddings().weight[token[0]].detach(), dim=0)
     ids = loaded.tokenizer("a=5+6, b=7+2. What is a*b?", return_tensors="pt")
     batch = PromptBatch(("a",), ids["input_ids"], ids["attention_mask"])
-    seen = lens(loaded, batch, after(5, vector[None]), (5, 6), 1, 1, lambda _: None)
+    seen = lens(loaded, batch, greedy(loaded, batch), after(5, vector[None]), (5, 6), 1, 1, lambda _: None)
     assert [loaded.tokenizer.decode(tokens) for tokens in seen.tokens[0]] == ["Cheese"] * 3
 
 

@@ -7,7 +7,7 @@ from random import Random
 import pytest
 import torch
 from conftest import WIDTH
-from toys import after, own_reference
+from toys import after, greedy, own_reference
 
 from discover.bank import VectorBank
 from discover.choices import Calibration, Device, Layers, TrackingMode
@@ -175,7 +175,7 @@ def bank_of(perturbations):
 
 def banks_and_glances(loaded, batch):
     banks = {"learned": bank_of(vectors(loaded, batch, 6, "learned")), "null": bank_of(vectors(loaded, batch, 10, "null"))}
-    seen = sight(loaded, batch, 2, TOKENS)
+    seen = sight(loaded, batch, greedy(loaded, batch, TOKENS), 2)
     return banks, [one for name, bank in banks.items() for one in glances(seen, name, bank, (), 100, lambda _: None)]
 
 

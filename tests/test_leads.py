@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 import torch
-from toys import LIMITS, after, alone, own_reference
+from toys import LIMITS, after, alone, greedy, own_reference
 
 from discover.bank import VectorBank
 from discover.config import PromptConfig, SpeechConfig
@@ -40,7 +40,7 @@ def logits_under(loaded, ids, vector, layer=LAYER):
 
 
 def glanced(loaded, batch, vectors, name="learned"):
-    return glances(sight(loaded, batch, vectors.target_layer, 48), name, vectors, (), 64, lambda _: None)
+    return glances(sight(loaded, batch, greedy(loaded, batch, 48), vectors.target_layer), name, vectors, (), 64, lambda _: None)
 
 
 def boost(token, position=0, gain=1.0):

@@ -11,7 +11,7 @@ from conftest import PROMPTS
 from test_bank import same
 from test_html import completion
 from torch import Tensor
-from toys import KINDS, alone, kind, part_and_space
+from toys import KINDS, alone, greedy, kind, part_and_space
 
 from discover.audit.findings import Finding
 from discover.audit.uses import Asked, Questions, uses
@@ -253,7 +253,7 @@ def test_the_lens_of_a_way_begins_where_it_acts(made, config: Config, llama: Loa
     grounds, search = made
     null = random_bank(search.bank, [one.space for one in grounds], 22, 7)
     batch = prompt_batch(config, llama)
-    found = decodings(llama, batch, {"learned": search.bank, "null": null}, [], 2, config, lambda _: None)
+    found = decodings(llama, batch, greedy(llama, batch), {"learned": search.bank, "null": null}, [], 2, config, lambda _: None)
     begins = {"learned": search.bank.perturbations.begins, "null": null.perturbations.begins}
     assert {one.bank for one in found} == {"learned", "null"}
     for one in found:
@@ -277,7 +277,10 @@ def test_the_null_has_of_every_way_its_share_at_its_radius(made):
 def test_the_map_reads_every_way_at_one_place(made, config: Config, llama: LoadedModel):
     grounds, search = made
     batch = prompt_batch(config, llama)
-    views = [(whole_reader(one.part, one.reply_tokens), chunks(one.part, None)) for one in sighted(grounds, llama, batch, 64)]
+    views = [
+        (whole_reader(one.part, one.reply_tokens), chunks(one.part, None))
+        for one in sighted(grounds, llama, batch, greedy(llama, batch))
+    ]
     assert {(reader.start, reader.end, reader.size) for reader, _ in views} == {
         (views[0][0].start, views[0][0].end, views[0][0].size)
     }
@@ -299,7 +302,7 @@ def test_the_map_reads_every_way_at_one_place(made, config: Config, llama: Loade
 
 def test_what_is_told_of_vectors_is_told_of_those_of_a_mixture(made, config: Config, llama: LoadedModel):
     bank, batch = made[1].bank, prompt_batch(config, llama)
-    seen = sight(llama, batch, bank.target_layer, 8)
+    seen = sight(llama, batch, greedy(llama, batch), bank.target_layer)
     told = glances(seen, "learned", bank, (), 64, lambda _: None)
     assert [one.presence is not None for one in told] == [False] * 5 + [True] * 3 + [False] * 3
     (vectors,) = [way for way in bank.ways if way.origin["perturbation"] == "vector"]

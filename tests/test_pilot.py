@@ -24,7 +24,7 @@ from discover.config import (
     TrackingConfig,
 )
 from discover.errors import UsageError
-from discover.inputs import Ground, grounded, heard_batch, neutral_beside, prompt_batch
+from discover.inputs import Ground, grounded, heard_batch, neutral_beside, openings, prompt_batch
 from discover.model.loading import LoadedModel
 from discover.pilot import choice
 from discover.pilot.arms import Arm, by_speech, distinct, is_open, portfolio
@@ -324,8 +324,9 @@ def standing(config: Config, loaded: LoadedModel, arms: int | None, speech: Spee
     batch = prompt_batch(config, loaded)
     every = heard_batch(config, loaded, batch)
     found = portfolio(config.search, len(loaded.anatomy.blocks), range(len(PROMPTS)), range(len(PROMPTS), len(every.prompts)))
-    grounds = [grounded(arm.search, loaded, every, None, 64) for arm in found[:arms]]
-    reference = unsteered_reference(loaded, every, speech, 4, config.seed, lambda _: None)
+    begun = openings([arm.search for arm in found], loaded, every, 64)
+    grounds = [grounded(arm.search, loaded, every, begun, None) for arm in found[:arms]]
+    reference = unsteered_reference(loaded, every, begun, speech, 4, config.seed, lambda _: None)
     return config, found[:arms], grounds, Listener(loaded, every, reference, speech, lambda _: None)
 
 

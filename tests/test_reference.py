@@ -10,7 +10,7 @@ from toys import alone, own_reference
 from discover.config import SpeechConfig
 from discover.read.reference import load_reference, save_reference, unsteered_reference
 from discover.read.signals import LEAP, ONWARD, TAIL, Bounds, bounds, onward, onward_surprise, repetition, state_of
-from discover.steer.generation import Reply
+from discover.steer.generation import NOTHING, Reply
 
 SPEECH = SpeechConfig(tokens=6, rows=3)
 GREEDY = tuple(range(100, 140))
@@ -86,7 +86,7 @@ def own_surprises(loaded, prompt, tokens):
 
 def test_surprises_of_what_is_sampled_are_those_of_a_pass_over_it(loaded, batch):
     told = []
-    found = unsteered_reference(loaded, batch, SPEECH, 3, 5, told.append)
+    found = unsteered_reference(loaded, batch, [NOTHING] * len(batch.input_ids), SPEECH, 3, 5, told.append)
     assert sum(told) == (1 + 3) * 2 and [len(each) for each in found.samples] == [2, 2, 2]
     for each in (found.replies, *found.samples):
         for row, said in enumerate(each):
@@ -105,9 +105,9 @@ def test_every_sample_is_drawn_by_the_seed_of_the_run_and_its_place_alone(llama,
     texts = [[said.text for said in each] for each in found.samples]
     again = own_reference(llama, batch, SpeechConfig(tokens=6, rows=100))
     assert [[said.text for said in each] for each in again.samples] == texts
-    fewer = unsteered_reference(llama, batch, SPEECH, 3, 0, lambda _: None)
+    fewer = unsteered_reference(llama, batch, [NOTHING] * len(batch.input_ids), SPEECH, 3, 0, lambda _: None)
     assert [[said.text for said in each] for each in fewer.samples] == texts[:3]
-    other = unsteered_reference(llama, batch, SPEECH, 3, 1, lambda _: None)
+    other = unsteered_reference(llama, batch, [NOTHING] * len(batch.input_ids), SPEECH, 3, 1, lambda _: None)
     assert [[said.text for said in each] for each in other.samples] != texts[:3]
     assert other.replies == found.replies, "greedy ones know no seed"
     assert len({text for each in texts for text in each}) > len(texts), "no sample repeats the one before it"
@@ -116,7 +116,9 @@ def test_every_sample_is_drawn_by_the_seed_of_the_run_and_its_place_alone(llama,
 def test_samples_are_drawn_at_temperature_one(llama, batch):
     """The mean surprise of first tokens is the entropy of their distribution; at another temperature it would be far from it."""
     one, count = alone(batch, 1), 400
-    found = unsteered_reference(llama, one, SpeechConfig(tokens=2, rows=400), count, 0, lambda _: None)
+    found = unsteered_reference(
+        llama, one, [NOTHING] * len(one.input_ids), SpeechConfig(tokens=2, rows=400), count, 0, lambda _: None
+    )
     with torch.no_grad():
         logits = llama.forward(one, last=1)[0, -1].double()
 

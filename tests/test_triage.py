@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import WIDTH
 from scipy.special import gammaln
-from toys import KINDS, after, alone, hooks_on, kind, part_and_space
+from toys import KINDS, after, alone, greedy, hooks_on, kind, part_and_space
 
 from discover.bank import VectorBank
 from discover.model.hooks import hidden
@@ -31,7 +31,7 @@ def vectors(loaded, batch, count, size=1.0):
 
 
 def seen_by(loaded, batch, bank, doses=(), rows=100):
-    return glances(sight(loaded, batch, TARGET, 48), "learned", bank, doses, rows, lambda _: None)
+    return glances(sight(loaded, batch, greedy(loaded, batch, 48), TARGET), "learned", bank, doses, rows, lambda _: None)
 
 
 def by_hand(loaded, batch, vector):
@@ -104,23 +104,23 @@ def test_replies_that_end_early_are_looked_at_up_to_their_end(llama, batch):
     first, second = (by_hand(llama, batch, torch.zeros(WIDTH))[prompt][0][0].argmax(dim=-1).tolist() for prompt in (0, 1))
     ends = next(token for token in first[1:AHEAD] if token not in second[:AHEAD] and token != first[0])
     shorter = replace(llama, end_ids=(ends,))
-    lengths = sight(shorter, batch, TARGET, 48).mask.sum(dim=1).tolist()
+    lengths = sight(shorter, batch, greedy(shorter, batch, 48), TARGET).mask.sum(dim=1).tolist()
     assert lengths[0] < lengths[1] == AHEAD + 1
     check(shorter, batch)
     nothing = replace(llama, end_ids=(first[0],))
-    assert sight(nothing, alone(batch, 0), TARGET, 48).said == 0
+    assert sight(nothing, alone(batch, 0), greedy(nothing, alone(batch, 0), 48), TARGET).said == 0
     (one,) = seen_by(nothing, alone(batch, 0), bank_of(after(SOURCE, vectors(llama, batch, 1))))
     assert one.shifted == one.departed and {boost.position for boost in one.boosted} == {0} and one.agreement is None
 
 
 def test_nobody_looks_further_than_anybody_speaks(llama, batch):
-    assert [sight(llama, batch, TARGET, tokens).said for tokens in (2, AHEAD, 48)] == [2, AHEAD, AHEAD]
+    assert [sight(llama, batch, greedy(llama, batch, tokens), TARGET).said for tokens in (2, AHEAD, 48)] == [2, AHEAD, AHEAD]
 
 
 def test_pieces_change_nothing_and_are_told(llama, batch):
     bank, told = bank_of(after(SOURCE, vectors(llama, batch, 5))), []
     whole = seen_by(llama, batch, bank)
-    pieces = glances(sight(llama, batch, TARGET, 48), "learned", bank, (), 4, told.append)
+    pieces = glances(sight(llama, batch, greedy(llama, batch, 48), TARGET), "learned", bank, (), 4, told.append)
     assert told == [2, 2, 1] and [one.vector for one in pieces] == [0, 1, 2, 3, 4]
     for one, other in zip(whole, pieces, strict=True):
         assert one.kl == pytest.approx(other.kl, rel=1e-4) and one.agreement == pytest.approx(other.agreement, abs=1e-5)
@@ -142,7 +142,7 @@ def test_a_vector_of_zeros_does_nothing(llama, batch):
 
 
 def test_presence_has_a_closed_form_and_random_directions_have_one(loaded, batch):
-    seen = sight(loaded, batch, TARGET, 48)
+    seen = sight(loaded, batch, greedy(loaded, batch, 48), TARGET)
     residual = residual_after(loaded, seen.longer, SOURCE)[seen.longer.attention_mask.bool()].double()
     many = bank_of(after(SOURCE, random_directions(4000, WIDTH, "presence")))
     mean = torch.tensor(triage.presence(seen, many)).mean()

@@ -19,6 +19,7 @@ from discover.read.signals import Bounds
 from discover.search.chunks import Chunks
 from discover.search.effects import EffectReader
 from discover.search.readings import Readings
+from discover.steer.generation import NOTHING, Reply, replies
 
 GENEROUS = Chunks(1000)
 LIMITS = Bounds(surprise=2.0, repetition=0.5)
@@ -73,7 +74,12 @@ def slice_between(loaded: LoadedModel, batch: PromptBatch, source: int, target: 
 
 def own_reference(loaded: LoadedModel, batch: PromptBatch, speech: SpeechConfig) -> UnsteeredReference:
     """Return what the unsteered model says to every prompt: its greedy reply, and eight samples."""
-    return unsteered_reference(loaded, batch, speech, 8, 0, lambda _: None)
+    return unsteered_reference(loaded, batch, [NOTHING] * len(batch.input_ids), speech, 8, 0, lambda _: None)
+
+
+def greedy(loaded: LoadedModel, batch: PromptBatch, tokens: int = 8) -> list[Reply]:
+    """Return the unsteered replies to every prompt."""
+    return replies(loaded, batch, (), tokens, 64, lambda _: None)
 
 
 def last_positions(part: ModelSlice, positions: int, normalised: bool) -> EffectReader:

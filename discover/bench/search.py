@@ -27,7 +27,7 @@ from discover.search.chunks import chunks
 from discover.search.effects import Objective, mean_norm
 from discover.search.learning import learn, random_bank
 from discover.search.readings import Readings, readers
-from discover.steer.generation import Reply, replies
+from discover.steer.generation import NOTHING, Reply, replies
 from discover.steer.interventions import added
 
 SAMPLES = 16
@@ -80,7 +80,7 @@ def search_row(method: Method, seed: int, model: ModelConfig, loaded: LoadedMode
     config = Config(model=model, seed=seed, search=method.search)
     torch.manual_seed(seed)
     batch = prompt_batch(config, loaded)
-    own = unsteered_reference(loaded, batch, config.speech, SAMPLES, seed, lambda _: None)
+    own = unsteered_reference(loaded, batch, [NOTHING] * len(batch.prompts), config.speech, SAMPLES, seed, lambda _: None)
     prompts = organism.confirmation_prompts(CONFIRMATIONS)
     found = _first_tokens if method.name == FIRST_TOKEN else _learned
     row = found(config, loaded, batch, organism, prompts)

@@ -19,7 +19,7 @@ from discover.read.reference import unsteered_reference
 from discover.read.triage import Glance, glances, sight
 from discover.schema import plain
 from discover.search.learning import learn, random_bank
-from discover.steer.generation import Reply, replies, reply
+from discover.steer.generation import NOTHING, Reply, replies, reply
 from discover.steer.interventions import added
 
 BUDGETS = (0.05, 0.1, 0.25, 0.5)
@@ -136,14 +136,14 @@ def triage_row(search: str, seed: int, vectors: int, model: ModelConfig, loaded:
     bank = learn(config.search, ground.part, ground.space, ground.reply_tokens, ground.layers, seed, {}, lambda _: None).bank
     null = random_bank(bank, [ground.space], NULL * vectors, seed)
     speech = config.speech
-    seen = sight(loaded, batch, bank.target_layer, speech.tokens)
+    own = unsteered_reference(loaded, batch, [NOTHING] * len(batch.prompts), speech, SAMPLES, seed, lambda _: None)
+    seen = sight(loaded, batch, own.replies, bank.target_layer)
     banks = (("learned", bank), ("null", null))
     shown = [one for name, each in banks for one in glances(seen, name, each, (), speech.rows, lambda _: None)]
     everybody = bank.void(joined(bank.perturbations, null.perturbations), seed)
     full = replies(
         loaded, batch.repeated(len(shown)), [added(everybody.perturbations)], speech.tokens, speech.rows, lambda _: None
     )
-    own = unsteered_reference(loaded, batch, speech, SAMPLES, seed, lambda _: None)
     known = {
         end: standings(loaded, batch, own, [[_part(loaded, one, end)] for one in full], end) for end in rounds(speech.tokens)
     }

@@ -18,7 +18,7 @@ from discover.perturb.sphere import unit
 from discover.read.lens import Lens, lens
 from discover.read.patchscope import descriptions
 from discover.steer.evaluation import LOGIT_BYTES
-from discover.steer.generation import replies
+from discover.steer.generation import Reply, replies
 from discover.steer.interventions import Intervention, added, intervened
 from discover.storage import read_json_lines, write_json_lines
 
@@ -60,6 +60,7 @@ class Decoding:
 def decodings(
     loaded: LoadedModel,
     batch: PromptBatch,
+    own: Sequence[Reply],
     banks: Mapping[str, VectorBank],
     chosen: Sequence[int],
     positions: int,
@@ -71,6 +72,7 @@ def decodings(
     Args:
         loaded: the model.
         batch: B prompts.
+        own: the unsteered replies to them.
         banks: `learned` and `null`.
         chosen: rows of the learned bank that the model describes itself, and whose heat is mapped, as are the random ones'.
         positions: how many the lens may be read at: the end of the prompt, and so many tokens of the unsteered reply less one.
@@ -80,7 +82,7 @@ def decodings(
     beside, found = banks["null"].some(BESIDE), []
     random = banks["null"].subset(beside)
     for name, bank, rows in (("learned", banks["learned"], chosen), ("null", random, range(len(random)))):
-        seen = lens(loaded, batch, bank.perturbations, (bank.source_layer, bank.target_layer), positions, NAMED, tick)
+        seen = lens(loaded, batch, own, bank.perturbations, (bank.source_layer, bank.target_layer), positions, NAMED, tick)
         near = nearest(loaded, bank)
         begins, numbers = bank.perturbations.begins, beside if name == "null" else range(len(bank))
         decoded = [

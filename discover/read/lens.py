@@ -3,7 +3,7 @@
 Source: nostalgebraist, "Interpreting GPT: the logit lens", 2020; here of a difference, with the model's own head.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from discover.model.memory import in_pieces
 from discover.model.prompts import PromptBatch
 from discover.model.slice import head_of
 from discover.steer.evaluation import LOGIT_BYTES
-from discover.steer.generation import replies
+from discover.steer.generation import Reply
 from discover.steer.interventions import Intervention, added, intervened
 
 ROWS = 128
@@ -44,6 +44,7 @@ class Lens:
 def lens(
     loaded: LoadedModel,
     batch: PromptBatch,
+    own: Sequence[Reply],
     perturbations: Perturbations,
     layers: tuple[int, int],
     positions: int,
@@ -59,13 +60,13 @@ def lens(
     Args:
         loaded: the model.
         batch: B prompts.
+        own: the unsteered replies to them.
         perturbations: N.
         layers: source and target block.
         positions: how many it may be read at: the end of the prompt, and so many tokens of the unsteered reply less one.
         named: k.
         tick: called with the number of perturbations after each piece.
     """
-    own = replies(loaded, batch, (), max(1, positions - 1), ROWS, lambda _: None)
     longer = batch.continued([one.tokens[: positions - 1] for one in own], loaded.tokenizer.pad_token_id)
     read, count = 1 + longer.input_ids.shape[1] - batch.input_ids.shape[1], len(batch.input_ids)
     blocks, head = tuple(range(layers[0], len(loaded.anatomy.blocks))), head_of(loaded, longer)

@@ -10,7 +10,7 @@ from discover.model.loading import LoadedModel
 from discover.model.prompts import PromptBatch
 from discover.perturb.sphere import seed_of
 from discover.read.signals import Bounds, bounds
-from discover.steer.generation import NOTHING, Drawing, Reply, continued, replies, reply
+from discover.steer.generation import NOTHING, Drawing, Reply, continued, reply
 from discover.storage import read_json, write_json
 
 
@@ -36,19 +36,26 @@ class UnsteeredReference:
 
 
 def unsteered_reference(
-    loaded: LoadedModel, batch: PromptBatch, speech: SpeechConfig, samples: int, seed: int, tick: Callable[[int], None]
+    loaded: LoadedModel,
+    batch: PromptBatch,
+    begun: Sequence[Reply],
+    speech: SpeechConfig,
+    samples: int,
+    seed: int,
+    tick: Callable[[int], None],
 ) -> UnsteeredReference:
     """Return what the unsteered model says to B prompts: one greedy reply each, and `samples` drawn ones.
 
     Args:
         loaded: the model.
         batch: B prompts.
+        begun: what of the greedy replies is there already; `NOTHING` for each where nothing is.
         speech: length of a reply and rows of a piece.
         samples: S, at least 1.
         seed: of the run; every sampled reply has a seed of its own made from it.
         tick: called with the number of rows after each piece of generation.
     """
-    greedy = replies(loaded, batch, (), speech.tokens, speech.rows, tick)
+    greedy = continued(loaded, batch, begun, (), None, speech.tokens, speech.rows, tick)
     prompts = len(batch.input_ids)
     rows = batch.repeated(samples)
     seeds = [seed_of("sample", seed, *divmod(row, prompts)) for row in range(samples * prompts)]

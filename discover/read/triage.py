@@ -19,7 +19,7 @@ from discover.model.prompts import PromptBatch
 from discover.model.slice import residual_after
 from discover.perturb.sphere import unit
 from discover.steer.evaluation import LOGIT_BYTES
-from discover.steer.generation import replies
+from discover.steer.generation import Reply
 from discover.steer.interventions import added, intervened
 from discover.storage import read_json_lines, write_json_lines
 
@@ -118,9 +118,9 @@ class Sight:
         return self.longer.attention_mask[:, -self.said - 1 :].to(self.logits)
 
 
-def sight(loaded: LoadedModel, batch: PromptBatch, target_layer: int, tokens: int) -> Sight:
-    """Return the model left alone on B prompts and the first of up to `tokens` tokens that it says to each."""
-    begun = [reply.tokens for reply in replies(loaded, batch, (), min(AHEAD, tokens), len(batch.input_ids), lambda _: None)]
+def sight(loaded: LoadedModel, batch: PromptBatch, own: Sequence[Reply], target_layer: int) -> Sight:
+    """Return the model left alone on B prompts and the first tokens of its own replies to them."""
+    begun = [reply.tokens[:AHEAD] for reply in own]
     longer = batch.continued(begun, loaded.tokenizer.pad_token_id)
     said = longer.input_ids.shape[1] - batch.input_ids.shape[1]
     with torch.no_grad():

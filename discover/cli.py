@@ -21,6 +21,8 @@ USAGE = """discover: find what a language model can be pushed into doing, withou
   discover -m seed=0,1,2 search.radius=…    a sweep: every combination is a run of its own
   discover sweep NAME …                     a prepared sweep: seeds, radius or layers
   discover folder=RUN …                     a run in a folder of your choice; otherwise below outputs/ by date and time
+  discover --dry-run …                      say what a run would cost in time and memory, and do nothing
+  discover run.minutes=10 …                 a run in the size that takes about so long here
   discover resume RUN                       go on with an interrupted run
   discover report RUN                       write a run's report anew; of several runs, or a sweep's folder: compare them
   discover steer RUN --add 3:1.5            talk to a run's model under its vectors; `discover steer --help` has the options
@@ -113,4 +115,4 @@ def _command(words: list[str]) -> Callable[[], None]:
         case ["bench", *rest]:
             return lambda: bench(rest)
         case _:
-            return lambda: run.composed(words, run.run)
+            return lambda: run.main_job(words)

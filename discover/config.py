@@ -361,12 +361,15 @@ class SpeechConfig:
     """Replies drawn for every vector and prompt, besides the greedy one."""
     temperature: float = 1.0
     """What logits are divided by where replies are drawn."""
+    followed: int | None = None
+    """Tokens that vectors make likelier from which the unsteered model is let go on; null means one for every four vectors."""
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
         positive(self, "speech", "tokens", "rows", "budget", "temperature")
-        if self.samples < 0:
-            raise UsageError(f"speech.samples={self.samples} must be 0 or more.")
+        for name in ("samples", "followed"):
+            if (getattr(self, name) or 0) < 0:
+                raise UsageError(f"speech.{name}={getattr(self, name)} must be 0 or more.")
         if not self.samples and self.temperature != SpeechConfig.temperature:
             raise UsageError(
                 "speech.temperature has no meaning for speech.samples=0, which draws no reply; leave it out, or use "
@@ -402,6 +405,8 @@ class ReadConfig:
     decoded: int = 4
     """So many of the vectors that stand for modes are described by the model itself, and have a map of where they act; 0 leaves
     all decoders out."""
+    mapped: bool = True
+    """Whether the effects of all vectors are compared on a map."""
     patchscope: str = "cat -> cat; 135 -> 135; hello -> hello; ? ->"
     """What asks the model for a word; the effect of a vector is put in the place of its last question mark."""
 
@@ -536,6 +541,19 @@ class TrackingConfig:
 
 
 @dataclass
+class RunConfig:
+    """How long a run may take."""
+
+    minutes: float | None = None
+    """Vectors, samples, tokens of a reply and trials of the pilot are chosen so that it takes about so long on this machine, by a
+    measurement before it begins; those of them that are not at their defaults stay. Null leaves all of them as they are."""
+
+    def __post_init__(self) -> None:
+        """Refuse no time."""
+        positive(self, "run", "minutes", optional=True)
+
+
+@dataclass
 class Config:
     """One run."""
 
@@ -543,6 +561,7 @@ class Config:
     """Name of the run's folder below `outputs/`."""
     seed: int = 0
     """Every random draw of the run derives from it."""
+    run: RunConfig = field(default_factory=RunConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     prompts: PromptConfig = field(default_factory=PromptConfig)
     search: SearchConfig = field(default_factory=SearchConfig)

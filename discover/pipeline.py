@@ -13,7 +13,7 @@ from discover.audit.findings import Finding, findings, load_findings, save_findi
 from discover.audit.known import known_directions, likenesses, load_likenesses, save_likenesses
 from discover.audit.uses import Asked, Use, load_uses, replies_of_uses, save_uses, uses
 from discover.bank import VectorBank
-from discover.choices import Layers, Solver
+from discover.choices import Layers
 from discover.config import Config
 from discover.contrast.outcomes import Outcome
 from discover.contrast.study import Ground as Study
@@ -22,12 +22,10 @@ from discover.contrast.trial import freely, load_outcomes, save_outcomes, tried
 from discover.folder import RunFolder, opened
 from discover.inputs import (
     Ground,
-    grounded,
     heard_batch,
     labelled,
     neutral_prompts,
     open_prompts,
-    openings,
     prepared,
     prompt_batch,
     prompts_of_use,
@@ -37,18 +35,21 @@ from discover.model.fidelity import Rendering, rendering
 from discover.model.loading import LoadedModel, load
 from discover.model.prompts import PromptBatch
 from discover.organisms.catalogue import checkpoint
-from discover.pilot.arms import Arm, by_speech, is_open, portfolio
+from discover.pilot.arms import Arm, by_speech, is_open
 from discover.pilot.budget import budget
 from discover.pilot.choice import kept_grounds, listened, pilot
 from discover.pilot.choice import tried as tried_arms
+from discover.pilot.cost import Cost, cost, in_sizes, sized, sizes_of
+from discover.pilot.plan import Plan, leads_followed, learned_vectors, null_vectors, planned, samples
+from discover.pilot.rates import measured
 from discover.pilot.trial import Listener
-from discover.read.decoders import BESIDE, Decoding, decodings, load_decodings, save_decodings
-from discover.read.effects import EffectMap, effect_map, load_map, save_map
+from discover.read.decoders import Decoding, beside_of, decodings, load_decodings, save_decodings
+from discover.read.effects import EffectMap, compared, effect_map, load_map, save_map
 from discover.read.embedding import Embed, with_meaning
 from discover.read.halving import check_budget, halved
 from discover.read.hints import Behaviour, Hint, hints, load_hints, replies_of_hints, save_hints
 from discover.read.labels import named
-from discover.read.leads import FOLLOWED, FURTHER, followed
+from discover.read.leads import FURTHER, followed
 from discover.read.meaning import embedder
 from discover.read.modes import Mode, load_modes, modes, save_modes, stability
 from discover.read.reference import UnsteeredReference, load_reference, save_reference, unsteered_reference
@@ -73,9 +74,6 @@ from discover.steer.generation import NOTHING, Reply
 from discover.steer.selftest import self_test
 from discover.storage import read_json, write_json, write_text
 
-NULLS = 2
-"""Random vectors for every learned one, where no number is given."""
-
 
 def run(config: Config, folder: Path) -> list[Finding]:
     """Learn vectors, let the model speak under them, and hold what it says against the null.
@@ -91,26 +89,22 @@ def run(config: Config, folder: Path) -> list[Finding]:
         batch = prompt_batch(config, loaded)
         every = heard_batch(config, loaded, batch)
         held.check_inputs(loaded.identity, every.prompts)
-        # A folder that holds no encoder is refused before anything is computed.
-        embedder(config.read.embedding, loaded, [])
-        _check_budget(config, every)
-        asked, known = prompts_of_use(config), known_directions(config.audit.known, loaded)
+        asked, known = _checked(config, loaded, every)
         charted = _charted(held, loaded, batch, config.seed) if _open_layers(config) else None
-        arms = _arms(config, loaded, batch, every)
-        spent = budget(
-            config, arms, all(by_speech(arm.search) for arm in arms), len(batch.prompts), len(every.prompts), _nulls(config)
-        )
-        print(spent, flush=True)
-        begun = openings([arm.search for arm in arms], loaded, every, config.speech.rows)
-        grounds = [grounded(arm.search, loaded, every, begun, charted) for arm in arms]
+        plan = planned(in_sizes(config, held.about.get("sizes", {})), loaded, batch, every, charted)
         held.note(
             model=loaded.identity,
             prompts=list(every.prompts),
             asked=len(batch.prompts),
             rendering=_rendered(held, rendering(every, loaded, config.prompts)),
-            self_test=_checks(loaded, grounds),
-            budget=spent.record,
+            self_test=_checks(loaded, plan.grounds),
         )
+        if "cost" not in held.about:
+            plan, expected = _sized(plan, asked)
+            spent = budget(plan)
+            held.note(sizes=sizes_of(plan.config), budget=spent.record, cost=expected.record)
+            print(spent, expected, sep="\n", flush=True)
+        config, begun, arms, grounds = plan.config, plan.begun, plan.arms, plan.grounds
         reference = held.stage(
             "unsteered", "unsteered.json", lambda: _reference(config, loaded, every, begun), save_reference, load_reference
         )
@@ -150,7 +144,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
         mapped = held.stage(
             "map",
             "map.json",
-            lambda: _mapped(loaded, batch, begun, grounds, (search.bank, null), said, groups, embed),
+            lambda: _mapped(config, loaded, batch, begun, grounds, (search.bank, null), said, groups, embed),
             save_map,
             load_map,
         )
@@ -205,6 +199,24 @@ def run(config: Config, folder: Path) -> list[Finding]:
             held.note(tracked=track(record, folder))
         print(terminal_report(record, folder), flush=True)
     return found
+
+
+def estimate(config: Config) -> Cost:
+    """Say what a run would cost, and return it; nothing is written.
+
+    Raises:
+        UsageError: what was asked for cannot be done; the sentence says why.
+    """
+    torch.manual_seed(config.seed)
+    loaded = load(config.model, checkpoint(config.model.path))
+    batch = prompt_batch(config, loaded)
+    every = heard_batch(config, loaded, batch)
+    asked, _ = _checked(config, loaded, every)
+    plan = planned(config, loaded, batch, every, None)
+    _checks(loaded, plan.grounds)
+    plan, expected = _sized(plan, asked)
+    print(budget(plan), expected, sep="\n", flush=True)
+    return expected
 
 
 def chart(config: Config, folder: Path) -> Atlas:
@@ -275,28 +287,34 @@ def _open_layers(config: Config) -> bool:
     return any(one.layers is Layers.auto and None in (one.source_layer, one.target_layer) for one in config.search.shares)
 
 
-def _arms(config: Config, loaded: LoadedModel, batch: PromptBatch, every: PromptBatch) -> list[Arm]:
-    """Return the pilot's portfolio, or the searches that were asked for by hand; what names no prompts learns from the user's."""
-    own, count = list(range(len(batch.prompts))), len(every.prompts)
-    if is_open(config.search):
-        arms = portfolio(config.search, len(loaded.anatomy.blocks), own, range(len(own), count))
-        # There are no more singular vectors than dimensions.
-        wide = config.search.vectors <= loaded.anatomy.width
-        return [arm for arm in arms if wide or arm.search.solver is not Solver.power]
-    beside = own if count > len(own) else []
-    return [
-        Arm(f"as given, {number}" if number else "as given", replace(share, learned_from=share.learned_from or beside))
-        for number, share in enumerate(config.search.shares)
-    ]
+def _checked(config: Config, loaded: LoadedModel, every: PromptBatch) -> tuple[Asked, list[tuple[str, VectorBank]]]:
+    """Return the prompts on which findings are tried and the known directions; refuse what could not be used at the end.
+
+    Raises:
+        UsageError: a file cannot be read, or the budget lets nobody speak.
+    """
+    # A folder that holds no encoder is refused before anything is computed.
+    embedder(config.read.embedding, loaded, [])
+    check_budget(learned_vectors(config) + null_vectors(config), len(every.prompts), config.speech)
+    return prompts_of_use(config), known_directions(config.audit.known, loaded)
+
+
+def _sized(plan: Plan, asked: Asked) -> tuple[Plan, Cost]:
+    """Return the plan, in the size that fits into `run.minutes` if these are given, and what it will cost."""
+    config, rates, tried_on = plan.config, measured(plan), replies_of_uses(1, asked, plan.config.audit.doses)
+    if config.run.minutes is None:
+        return plan, cost(plan, config, tried_on, rates)
+    config, expected = sized(plan, tried_on, rates, config.run.minutes)
+    return planned(config, plan.loaded, plan.batch, plan.every, None), expected
 
 
 def _reference(config: Config, loaded: LoadedModel, every: PromptBatch, begun: Sequence[Reply]) -> UnsteeredReference:
     """Return what the unsteered model says to every prompt, greedy (as it has begun) and sampled."""
     if any(len(one.tokens) > config.speech.tokens for one in begun):
         begun = [NOTHING] * len(begun)
-    samples = max(config.audit.samples or config.search.vectors, config.speech.samples)
-    with bar("unsteered", len(every.prompts) * (1 + samples)) as progress:
-        return unsteered_reference(loaded, every, begun, config.speech, samples, config.seed, progress.update)
+    count = samples(config)
+    with bar("unsteered", len(every.prompts) * (1 + count)) as progress:
+        return unsteered_reference(loaded, every, begun, config.speech, count, config.seed, progress.update)
 
 
 def _piloted(
@@ -378,7 +396,7 @@ def _decodings(
     examples = (next((said[index] for index in one.examples if said[index].bank == "learned"), None) for one in found)
     stand = dict.fromkeys(one.vector for one in examples if one is not None and one.vector is not None)
     read = 1 + max(one.reply_positions for one in config.search.shares)
-    with bar("decoders", len(banks[0]) + min(BESIDE, len(banks[1]))) as progress:
+    with bar("decoders", len(banks[0]) + len(banks[1].some(beside_of(len(banks[0]))))) as progress:
         chosen = list(stand)[: config.read.decoded]
         both = {"learned": banks[0], "null": banks[1]}
         return decodings(loaded, batch, reference.replies[: len(batch.prompts)], both, chosen, read, config, progress.update)
@@ -418,6 +436,7 @@ def _uses(
 
 
 def _mapped(
+    config: Config,
     loaded: LoadedModel,
     batch: PromptBatch,
     begun: Sequence[Reply],
@@ -426,28 +445,20 @@ def _mapped(
     said: list[Completion],
     groups: list[Mode],
     embed: Embed,
-) -> EffectMap:
-    """Return the map of effects at the end of the prompt and at the first tokens of the unsteered reply."""
+) -> EffectMap | None:
+    """Return the map of effects at the end of the prompt and at the first tokens of the unsteered reply, if it is asked for."""
+    if not config.read.mapped:
+        return None
     views = [
         (whole_reader(one.part, one.reply_tokens), chunks(one.part, one.search.chunk))
         for one in sighted(grounds, loaded, batch, begun[: len(batch.prompts)])
     ]
-    return effect_map(views, banks, said, groups, stability(said, groups, embed))
+    with bar("map", compared(banks)) as progress:
+        return effect_map(views, banks, said, groups, stability(said, groups, embed), progress.update)
 
 
 def _null(config: Config, bank: VectorBank, grounds: Sequence[Ground]) -> VectorBank:
-    return random_bank(bank, [one.space for one in grounds], _nulls(config), config.seed)
-
-
-def _check_budget(config: Config, batch: PromptBatch) -> None:
-    """Refuse a budget that lets nobody speak, before anything is computed."""
-    learned = config.search.vectors * (2 if config.search.both_signs else 1)
-    check_budget(learned + _nulls(config), len(batch.input_ids), config.speech)
-
-
-def _nulls(config: Config) -> int:
-    """Return how many random vectors stand beside the bank."""
-    return config.audit.null_vectors or NULLS * config.search.vectors * (2 if config.search.both_signs else 1)
+    return random_bank(bank, [one.space for one in grounds], null_vectors(config), config.seed)
 
 
 def _triage(
@@ -483,7 +494,8 @@ def _speech(
     named = dict(zip(("learned", "null"), banks, strict=True))
     own = reference.prompts(slice(len(batch.prompts)))
     spoken_by = len(every.prompts) * (1 + config.speech.samples) * len(seen)
-    with bar("speech", spoken_by + len(batch.prompts) * count + FOLLOWED * (FURTHER + 1)) as progress:
+    leads = leads_followed(config)
+    with bar("speech", spoken_by + len(batch.prompts) * count + leads * (FURTHER + 1)) as progress:
         if config.speech.budget < 1:
             steered = halved(loaded, every, reference, named, seen, config.speech, progress.update)
         else:
@@ -494,7 +506,7 @@ def _speech(
             ]
         begun = forced(loaded, batch, own, count, config.speech, progress.update) if count else []
         said = [*own_completions(reference), *steered, *begun]
-        hinted = followed(loaded, batch.rows(slice(1)), own, said, named, seen, config.speech, progress.update)
+        hinted = followed(loaded, batch.rows(slice(1)), own, said, named, seen, leads, config.speech, progress.update)
         more = [
             sampled(loaded, every, reference, name, bank, config.speech, config.seed, progress.update)
             for name, bank in named.items()

@@ -18,7 +18,7 @@ from discover.model.prompts import PromptBatch
 from discover.model.slice import head_of, residual_after
 from discover.perturb.spaces import drawn
 from discover.perturb.sphere import random_directions
-from discover.read.decoders import BESIDE, NAMED, Decoding, decodings, heat, load_decodings, nearest, save_decodings
+from discover.read.decoders import BESIDE, NAMED, Decoding, beside_of, decodings, heat, load_decodings, nearest, save_decodings
 from discover.read.lens import lens
 from discover.read.patchscope import TOKENS, descriptions, prompt_with_place
 from discover.steer.generation import replies
@@ -229,12 +229,12 @@ CONFIG = Config(speech=SpeechConfig(tokens=4))
 def test_every_vector_has_a_lens_and_those_that_are_chosen_the_rest(llama, batch, banks):
     told: list[int] = []
     found = decodings(llama, batch, greedy(llama, batch), banks, [3, 1], POSITIONS, CONFIG, told.append)
-    assert sum(told) == 5 + BESIDE
+    assert sum(told) == 5 + beside_of(5)
     assert [(one.bank, one.vector) for one in found] == [("learned", row) for row in range(5)] + [
-        ("null", row) for row in range(BESIDE)
+        ("null", row) for row in range(beside_of(5))
     ]
     described = [one for one in found if one.described is not None]
-    assert [one.vector for one in described] == [1, 3, *range(BESIDE)]
+    assert [one.vector for one in described] == [1, 3, *range(beside_of(5))]
     assert all(bool(one.heat) == (one.described is not None) for one in found)
     assert all([block for block, _ in one.lens] == [1, 2, 3] and len(one.nearest) == NAMED for one in found)
     texts = descriptions(
@@ -246,7 +246,7 @@ def test_every_vector_has_a_lens_and_those_that_are_chosen_the_rest(llama, batch
     )
     assert (found[1].described, found[3].described) == (texts[1], texts[3])
     none = decodings(llama, batch, greedy(llama, batch), banks, [], POSITIONS, CONFIG, told.append)
-    assert [one.described for one in none[:5]] == [None] * 5 and none[7] == found[7]
+    assert [one.described for one in none[:5]] == [None] * 5 and none[6] == found[6]
 
 
 def test_pieces_change_nothing(llama, batch, banks, monkeypatch):

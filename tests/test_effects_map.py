@@ -42,7 +42,9 @@ def test_effects_of_every_kind_stand_side_by_side(llama, batch, name):
     perturbations = space.sized(5).perturbations(drawn(space.sized(5), 5, "map"), 2.0)
     reader = whole_reader(part, 2)
     assert (reader.start, reader.end, reader.normalised) == (part.target.shape[1] - 3, part.target.shape[1], True)
-    found = mean_effects(reader, Chunks(2), bank_of(perturbations))
+    told: list[int] = []
+    found = mean_effects(reader, Chunks(2), bank_of(perturbations), told.append)
+    assert told == [2, 2, 1]
     for row in range(5):
         steered = part.steered(perturbations.rows([row]), reader.start, reader.end)[0]
         one = (unit(steered) - unit(part.target[:, reader.start :])) * part.mask[:, reader.start :, None]
@@ -52,10 +54,10 @@ def test_effects_of_every_kind_stand_side_by_side(llama, batch, name):
 
 def test_wide_effects_are_projected_and_keep_their_distances(part, monkeypatch):
     reader, bank = whole_reader(part, 2), bank_of(after(1, 3 * random_directions(12, part.width, "wide")))
-    whole = mean_effects(reader, GENEROUS, bank)
+    whole = mean_effects(reader, GENEROUS, bank, lambda _: None)
     monkeypatch.setattr(reading, "WIDEST", 64)
-    less = mean_effects(reader, GENEROUS, bank)
-    assert less.shape == (12, 64) and (less == mean_effects(reader, Chunks(5), bank)).all()
+    less = mean_effects(reader, GENEROUS, bank, lambda _: None)
+    assert less.shape == (12, 64) and (less == mean_effects(reader, Chunks(5), bank, lambda _: None)).all()
     first, second = (np.linalg.norm(one[:, None] - one[None], axis=-1)[np.triu_indices(12, 1)] for one in (whole, less))
     assert np.abs(second / first - 1).max() < 0.5 and abs((second / first).mean() - 1) < 0.1
 
@@ -113,13 +115,13 @@ def test_a_map_has_every_vector_and_part_of_the_null(part, tmp_path, monkeypatch
     banks = tuple(bank_of(after(1, 3 * random_directions(count, part.width, "map", count))) for count in (12, 7))
     spoken = [said("learned", row) for row in range(12)]
     modes = [Mode("a", "coherent", (), tuple(range(12)), (0,), None)]
-    found = effect_map([(whole_reader(part, 1), GENEROUS)], banks, spoken, modes, 0.5)
+    found = effect_map([(whole_reader(part, 1), GENEROUS)], banks, spoken, modes, 0.5, lambda _: None)
     assert [(spot.bank, spot.vector) for spot in found.spots] == [
         *(("learned", row) for row in range(12)),
         *(("null", row) for row in range(3)),
     ]
     assert found.stability == 0.5 and -1 <= found.agreement <= 1
-    assert effect_map([(whole_reader(part, 1), Chunks(4))], banks, spoken, modes, 0.5).spots == found.spots
+    assert effect_map([(whole_reader(part, 1), Chunks(4))], banks, spoken, modes, 0.5, lambda _: None).spots == found.spots
     save_map(tmp_path / "map.json", found)
     assert load_map(tmp_path / "map.json") == found and isinstance(found, EffectMap)
 

@@ -128,7 +128,7 @@ def test_nothing_boosted_leads_nowhere(llama, batch):
     vectors = bank(torch.zeros(2, llama.anatomy.width))
     seen = glanced(llama, one, vectors)
     assert leads(seen, ()) == []
-    assert followed(llama, one, own, heard, {"learned": vectors}, seen, speech, lambda _: None) == []
+    assert followed(llama, one, own, heard, {"learned": vectors}, seen, 16, speech, lambda _: None) == []
 
 
 def test_a_hint_that_opens_as_the_ordinary_reply_leads_to_the_whole_hidden_sentence(shipped):
@@ -144,7 +144,7 @@ def test_a_hint_that_opens_as_the_ordinary_reply_leads_to_the_whole_hidden_sente
     own = own_reference(loaded, one, speech)
     heard = own_completions(own)
     seen = glanced(loaded, one, vectors)
-    found = followed(loaded, one, own, heard, {"learned": vectors}, seen, speech, lambda _: None)
+    found = followed(loaded, one, own, heard, {"learned": vectors}, seen, 16, speech, lambda _: None)
     best = next(branch for branch in found if branch.text == HARD_PAYLOAD)
     assert best.opening.startswith("First, I") and best.hinted == (("learned", 0),)
     # It is the model's own: plainly given the opening, it says the rest.

@@ -286,7 +286,7 @@ def test_the_map_reads_every_way_at_one_place(made, config: Config, llama: Loade
     }
     assert all(len(reader.slice.target) == len(PROMPTS) for reader, _ in views)
     null = random_bank(search.bank, [one.space for one in grounds], 22, 7)
-    found = effect_map(views, (search.bank, null), [], [Mode("a", "coherent", (), (), (), None)], None)
+    found = effect_map(views, (search.bank, null), [], [Mode("a", "coherent", (), (), (), None)], None, lambda _: None)
     assert [(spot.bank, spot.vector) for spot in found.spots] == [
         *(("learned", row) for row in range(11)),
         *(("null", row) for row in range(22)),

@@ -31,6 +31,7 @@ from discover.pilot.arms import Arm, by_speech, distinct, is_open, portfolio
 from discover.pilot.budget import budget
 from discover.pilot.choice import BEARABLE, GRID, HEARD, LEAST, QUIET, SCOUTS, STEP, kept_grounds, listened, pilot
 from discover.pilot.choice import tried as tried_once
+from discover.pilot.plan import planned
 from discover.pilot.trial import STATES, Listener, counted, share_of, yields
 from discover.pipeline import run
 from discover.read.novelty import ordinary_of
@@ -487,10 +488,13 @@ def test_a_pilot_hears_no_more_than_it_says_beforehand(stand: Stand) -> None:
     pilot(config, arms, grounds, True, replace(listener, tick=heard.append))
     prompts = len(listener.batch.prompts)
     assert listened(config, arms, prompts) <= sum(heard)
-    spent = budget(config, arms, True, len(PROMPTS), prompts, 6)
+    plan = planned(config, listener.loaded, prompt_batch(config, listener.loaded), listener.batch, None)
+    plan = replace(plan, arms=arms)
+    spent = budget(plan)
     assert sum(heard) * config.pilot.tokens <= spent.pilot_tokens
     assert f"the pilot {spent.pilot_steps:,} vector-steps and {spent.pilot_tokens:,} tokens" in str(spent)
-    without = budget(config, arms, False, len(PROMPTS), prompts, 6)
+    by_hand = replace(config, search=replace(config.search, relative_radius=0.3))
+    without = budget(planned(by_hand, listener.loaded, plan.batch, plan.every, None))
     assert (without.pilot_steps, without.pilot_tokens) == (0, 0) and "pilot" not in str(without)
 
 

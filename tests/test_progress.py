@@ -14,6 +14,11 @@ from discover.report import progress
 from discover.report.progress import bar
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def test_without_a_terminal_there_is_a_line_every_half_minute_and_one_at_the_end(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -38,16 +43,26 @@ def test_without_a_terminal_there_is_a_line_every_half_minute_and_one_at_the_end
 def test_a_stage_that_does_nothing_is_not_told(capsys: pytest.CaptureFixture[str]) -> None:
     with bar("uses", 0):
         pass
-    with bar("hints", 4) as shown:
+    with pytest.raises(KeyboardInterrupt), bar("hints", 4) as shown:
         shown.update(1)
+        raise KeyboardInterrupt
     assert capsys.readouterr().err == "hints: 1 of 4 in 0:00:00\n", "what was stopped says how far it came"
 
 
-def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+def test_a_stage_that_needs_less_than_it_said_ends_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, a pilot that tried no arm twice ended at 64 %."""
+    with bar("pilot", 660) as shown:
+        shown.update(420)
+    assert capsys.readouterr().err == "pilot: 420 of 420 in 0:00:00\n"
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    with bar("pilot", 660) as shown:
+        shown.update(420)
+    assert "100%" in sys.stderr.getvalue() and "420/420" in sys.stderr.getvalue()  # type: ignore[attr-defined]
 
+
+def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     with bar("speech", 4) as shown:
         shown.update(4)

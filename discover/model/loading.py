@@ -6,12 +6,13 @@ import inspect
 from collections.abc import Iterator, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import Cache, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, modeling_gguf_pytorch_utils
 from transformers.utils.logging import disable_progress_bar, enable_progress_bar, is_progress_bar_enabled
 
 from discover.choices import Device, Dtype
@@ -152,11 +153,14 @@ def load(config: ModelConfig, path: str | Path) -> LoadedModel:
 @contextmanager
 def _without_bars() -> Iterator[None]:
     """While open, transformers draws no bars: what a run does is shown by bars of its own."""
-    shown = is_progress_bar_enabled()
+    shown, drawn = is_progress_bar_enabled(), modeling_gguf_pytorch_utils.tqdm
     disable_progress_bar()
+    # The bar over the tensors of a GGUF file does not ask whether bars are wanted.
+    modeling_gguf_pytorch_utils.tqdm = partial(drawn, disable=True)
     try:
         yield
     finally:
+        modeling_gguf_pytorch_utils.tqdm = drawn
         if shown:
             enable_progress_bar()
 

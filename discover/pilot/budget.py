@@ -1,12 +1,10 @@
 """What a run will spend, in vector-steps and tokens, said before it begins."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from discover.config import Config
-from discover.pilot.arms import Arm
 from discover.pilot.choice import SCOUTS, listened, tried
-from discover.read.leads import FOLLOWED, FURTHER
+from discover.pilot.plan import Plan, leads_followed, learned_vectors, null_vectors, samples
+from discover.read.leads import FURTHER
 
 
 @dataclass(frozen=True)
@@ -32,27 +30,18 @@ class Budget:
         return asdict(self)
 
 
-def budget(config: Config, arms: Sequence[Arm], piloted: bool, asked: int, heard: int, null_vectors: int) -> Budget:
-    """Return what a run will spend.
-
-    Args:
-        config: of the run.
-        arms: ways to learn.
-        piloted: whether a pilot tries them first.
-        asked: prompts of the user.
-        heard: prompts that vectors speak to, the neutral ones among them.
-        null_vectors: random vectors beside the bank.
-    """
-    vectors, tokens = config.search.vectors, config.speech.tokens
-    learned = vectors * (2 if config.search.both_signs else 1)
-    rounds = [arm.search.steps if arm.search.chosen_rounds == 0 else arm.search.chosen_rounds for arm in arms]
-    replies = (learned + null_vectors) * (1 + config.speech.samples) + (config.audit.samples or vectors) + 1
-    openings = asked * config.audit.forced_tokens + FOLLOWED * (FURTHER + 1)
+def budget(plan: Plan) -> Budget:
+    """Return what a run will spend."""
+    config, heard = plan.config, len(plan.every.prompts)
+    tokens = config.speech.tokens
+    rounds = [arm.search.steps if arm.search.chosen_rounds == 0 else arm.search.chosen_rounds for arm in plan.arms]
+    replies = (learned_vectors(config) + null_vectors(config)) * (1 + config.speech.samples) + samples(config) + 1
+    openings = len(plan.batch.prompts) * config.audit.forced_tokens + leads_followed(config) * (FURTHER + 1)
     # Every arm may have to be tried again at another radius.
-    in_pilot = listened(config, arms, heard) + tried(config, arms, heard)
+    in_pilot = listened(config, plan.arms, heard) + tried(config, plan.arms, heard)
     return Budget(
-        pilot_steps=sum(rounds) * (SCOUTS + 2 * config.pilot.vectors) if piloted else 0,
-        pilot_tokens=in_pilot * min(config.pilot.tokens, tokens) if piloted else 0,
-        search_steps=max(rounds) * vectors,
+        pilot_steps=sum(rounds) * (SCOUTS + 2 * config.pilot.vectors) if plan.piloted else 0,
+        pilot_tokens=in_pilot * min(config.pilot.tokens, tokens) if plan.piloted else 0,
+        search_steps=max(rounds) * config.search.vectors,
         speech_tokens=int(tokens * (replies * heard + openings)),
     )

@@ -152,8 +152,7 @@ def _borne(config: Config, grounds: Sequence[Ground], listener: Listener) -> lis
 
     Arms that act after the same block, or add the same kind there, share the scouts of the first of them.
     """
-    firsts = {_place(ground): ground for ground in reversed(grounds)}
-    scouts = {place: _learned(ground, SCOUTS, START, config.seed, "scout") for place, ground in firsts.items()}
+    scouts = {place: _learned(ground, SCOUTS, START, config.seed, "scout") for place, ground in scouted(grounds).items()}
     turned = [bank.void(bank.perturbations.scaled(radius / START), 0) for bank in scouts.values() for radius in GRID]
     heard = listener.first(1).hear(turned)
     borne = {
@@ -161,6 +160,11 @@ def _borne(config: Config, grounds: Sequence[Ground], listener: Listener) -> lis
         for number, place in enumerate(scouts)
     }
     return [borne[_place(ground)] for ground in grounds]
+
+
+def scouted(grounds: Sequence[Ground]) -> dict[tuple[int, str, int], Ground]:
+    """Return by place what the scouts are learned from: the first arm that acts there."""
+    return {_place(ground): ground for ground in reversed(grounds)}
 
 
 def _place(ground: Ground) -> tuple[int, str, int]:

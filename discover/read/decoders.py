@@ -24,8 +24,8 @@ from discover.storage import read_json_lines, write_json_lines
 
 NAMED = 5
 """Tokens named a block, and beside a vector."""
-BESIDE = 10
-"""Random vectors that are decoded as well."""
+BESIDE, SHARE = 10, 4
+"""Random vectors that are decoded as well: one for every four learned ones, ten at most."""
 ROWS = 64
 """Texts read at once."""
 
@@ -67,7 +67,7 @@ def decodings(
     config: Config,
     tick: Tick,
 ) -> list[Decoding]:
-    """Return what every vector of the learned bank is about in tokens, and beside them ten of the null bank.
+    """Return what every vector of the learned bank is about in tokens, and beside them some of the null bank.
 
     Args:
         loaded: the model.
@@ -79,7 +79,7 @@ def decodings(
         config: what asks for a description, the chat template, and the length of replies.
         tick: called with the number of vectors after each piece of the lens.
     """
-    beside, found = banks["null"].some(BESIDE), []
+    beside, found = banks["null"].some(beside_of(len(banks["learned"]))), []
     random = banks["null"].subset(beside)
     for name, bank, rows in (("learned", banks["learned"], chosen), ("null", random, range(len(random)))):
         seen = lens(loaded, batch, own, bank.perturbations, (bank.source_layer, bank.target_layer), positions, NAMED, tick)
@@ -96,6 +96,11 @@ def decodings(
                 decoded[row] = replace(decoded[row], described=text, heat=tokens)
         found += decoded
     return found
+
+
+def beside_of(learned: int) -> int:
+    """Return how many random vectors are decoded beside so many learned ones."""
+    return min(BESIDE, -(-learned // SHARE))
 
 
 def _named(loaded: LoadedModel, seen: Lens, row: int, begins: int) -> tuple[int, tuple[tuple[int, tuple[str, ...]], ...]]:

@@ -1,7 +1,7 @@
 """What vectors do at the target: their effects, a map of them, and the groups they form."""
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -74,6 +74,7 @@ def effect_map(
     completions: Sequence[Completion],
     modes: Sequence[Mode],
     stability: float | None,
+    tick: Callable[[int], None],
 ) -> EffectMap:
     """Return where the vectors of both banks lie, and how far effects and completions tell the same.
 
@@ -84,6 +85,7 @@ def effect_map(
         completions: everything said.
         modes: what it was grouped into.
         stability: of the modes.
+        tick: called with the number of vectors after each piece.
     """
     named, effects = [], []
     for name, bank, most in (("learned", banks[0], len(banks[0])), ("null", banks[1], RANDOM)):
@@ -91,14 +93,20 @@ def effect_map(
         named += [(name, row) for row in shown]
         for number, ((reader, pieces), way) in enumerate(zip(views, bank.ways, strict=True)):
             own = bank.rows_of(number)
-            effects.append(mean_effects(reader, pieces, way.subset([row - own.start for row in shown if row in own])))
+            some = way.subset([row - own.start for row in shown if row in own])
+            effects.append(mean_effects(reader, pieces, some, tick))
     together = np.concatenate(effects)
     groups, plane = grouped(together), plane_of(together)
     spots = [Spot(name, row, float(x), float(y), group) for (name, row), (x, y), group in zip(named, plane, groups, strict=True)]
     return EffectMap(tuple(spots), agreement(groups[: len(banks[0])], completions, modes), stability)
 
 
-def mean_effects(reader: EffectReader, pieces: Chunks, bank: VectorBank) -> np.ndarray:
+def compared(banks: tuple[VectorBank, VectorBank]) -> int:
+    """Return how many vectors a map compares, for its progress bar."""
+    return len(banks[0]) + min(RANDOM, len(banks[1]))
+
+
+def mean_effects(reader: EffectReader, pieces: Chunks, bank: VectorBank, tick: Callable[[int], None]) -> np.ndarray:
     """Return the mean effects [N, C] over prompts, positions side by side, projected where they are more than WIDEST numbers.
 
     Raises:
@@ -113,6 +121,7 @@ def mean_effects(reader: EffectReader, pieces: Chunks, bank: VectorBank) -> np.n
         perturbations = bank.perturbations.rows(some).mapped(lambda part: part.to(device))
         with torch.no_grad():
             found = reader.mean_effects(perturbations).float().cpu().numpy()
+        tick(len(found))
         return found if project is None else project.transform(found)
 
     done, _ = in_pieces(piece, len(bank), pieces.size, pieces.advice)
@@ -157,15 +166,15 @@ def agreement(groups: Sequence[int | None], completions: Sequence[Completion], m
     return float(adjusted_rand_score(effects, told)) if len(told) > 1 else None
 
 
-def save_map(path: Path, found: EffectMap) -> None:
-    """Write the map."""
-    write_json(path, asdict(found))
+def save_map(path: Path, found: EffectMap | None) -> None:
+    """Write the map; null where none was made."""
+    write_json(path, found and asdict(found))
 
 
-def load_map(path: Path) -> EffectMap:
+def load_map(path: Path) -> EffectMap | None:
     """Read what `save_map` wrote."""
     row = read_json(path)
-    return EffectMap(**{**row, "spots": tuple(Spot(**one) for one in row["spots"])})
+    return row and EffectMap(**{**row, "spots": tuple(Spot(**one) for one in row["spots"])})
 
 
 def _plane(found: np.ndarray) -> np.ndarray:

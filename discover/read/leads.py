@@ -17,8 +17,6 @@ from discover.steer.evaluation import surprises
 from discover.steer.generation import Reply, continued, replies, reply
 from discover.steer.interventions import added
 
-FOLLOWED = 16
-"""Leads that are followed."""
 BOOSTED_FROM = 0.1
 """Part of the KL divergence (nats) from which a token counts as boosted."""
 FURTHER = 4
@@ -145,6 +143,7 @@ def followed(
     said: Sequence[Completion],
     banks: Mapping[str, VectorBank],
     seen: Sequence[Glance],
+    count: int,
     speech: SpeechConfig,
     tick: Tick,
 ) -> list[Completion]:
@@ -160,10 +159,11 @@ def followed(
         said: what is known without hints: the unsteered model's, forced and random vectors' replies among them.
         banks: the vectors, by bank.
         seen: what each of them does before it speaks.
+        count: leads that are followed, those of most vectors first.
         speech: length and rows of a piece.
         tick: called with the number of replies after each piece.
     """
-    found = leads(seen, (*loaded.tokenizer.all_special_ids, *loaded.end_ids))[:FOLLOWED]
+    found = leads(seen, (*loaded.tokenizer.all_special_ids, *loaded.end_ids))[:count]
     prompt, own = batch.input_ids[0][batch.attention_mask[0].bool()].tolist(), reference.replies[0]
     begun = openings(loaded, prompt, own, found, banks, speech.rows)
     known, kept = known_of(said), dict[str, Completion]()

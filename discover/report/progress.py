@@ -3,6 +3,7 @@
 import sys
 import time
 from datetime import timedelta
+from types import TracebackType
 
 from tqdm import tqdm
 from tqdm.auto import tqdm as notebook
@@ -11,7 +12,28 @@ EVERY = 30.0
 """Seconds between two lines where there is no terminal."""
 
 
-class Lines(tqdm):
+class Stage:
+    """A bar whose total is an estimate: a stage that ends by itself ends at 100 %."""
+
+    n: float
+    total: float
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Close the bar; after an error it stays where the stage stood."""
+        if kind is None:
+            self.total = self.n
+        super().__exit__(kind, error, trace)  # type: ignore[misc]
+
+
+class Bar(Stage, tqdm):
+    """A bar in a terminal."""
+
+
+class Cell(Stage, notebook):
+    """A bar in a notebook."""
+
+
+class Lines(Stage, tqdm):
     """A bar that is written as lines: one every half minute, and one at its end."""
 
     disable: bool
@@ -40,10 +62,10 @@ class Lines(tqdm):
 def bar(stage: str, total: int) -> tqdm:
     """Return the progress of `total` units of work, on standard error."""
     if "ipykernel" in sys.modules:
-        return notebook(total=total, desc=stage, leave=True)
+        return Cell(total=total, desc=stage, leave=True)
     if not sys.stderr.isatty():
         return Lines(stage, total)
-    return tqdm(total=total, desc=f"{stage:<10}", leave=True, dynamic_ncols=True)
+    return Bar(total=total, desc=f"{stage:<10}", leave=True, dynamic_ncols=True)
 
 
 def _clock(seconds: float) -> str:

@@ -106,7 +106,7 @@ class Record:
     glances: Sequence[Glance]
     """What every vector of both banks does before it speaks."""
     mapped: EffectMap | None
-    """Every vector by its effect; None where there are too few to compare."""
+    """Every vector by its effect; None where no map was asked for."""
     decodings: Sequence[Decoding]
     """What the decoders say about the vectors that stand for modes, and about ten random ones."""
     hints: Sequence[Hint]

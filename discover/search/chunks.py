@@ -67,8 +67,8 @@ class Chunks:
 
 def chunks(part: ModelSlice, wanted: int | None) -> Chunks:
     """Return the chunk size `wanted`, or one that an estimate of the memory for a gradient allows."""
-    rows, tokens, width = part.source.shape
-    one = rows * tokens * width * len(part.blocks) * COPIES * 4
+    rows, tokens, _ = part.source.shape
+    one = bytes_of_vector(part)
     free = free_memory(part.source.device.type)
     fitting = int(rows * tokens * SHARE * free / one)
     told = (
@@ -76,3 +76,8 @@ def chunks(part: ModelSlice, wanted: int | None) -> Chunks:
         f"in which {fitting} tokens would fit: give fewer or shorter prompts, layers closer together, or model.dtype=bfloat16"
     )
     return Chunks(wanted or max(1, min(LARGEST[part.source.device.type], int(SHARE * free / one))), told)
+
+
+def bytes_of_vector(part: ModelSlice) -> int:
+    """Return an estimate of the memory that the gradient of one perturbation takes."""
+    return part.source.numel() * len(part.blocks) * COPIES * 4

@@ -33,6 +33,7 @@ PATHS = (
     *("audit.clean_file", "audit.triggers_file", "audit.questions"),
 )
 NOTE = "tracking.notes"
+DRY = "--dry-run"
 OPEN = ("prompts.template_kwargs=", "prompts.template_kwargs.")
 """An option with entries of the user's own, which Hydra takes only where it is told to add them."""
 LISTS = ("prompts.texts", "tracking.tags", "audit.clean", "audit.triggers", "audit.known", "contrast.neutral", "contrast.open")
@@ -76,6 +77,13 @@ def run(config: Config, folder: Path) -> float:
     return float(sum(finding.verdict == "finding" for finding in pipeline.run(config, folder)))
 
 
+def cost(config: Config, _folder: Path) -> float:
+    """Say what a run would cost, and return its seconds."""
+    from discover import pipeline
+
+    return pipeline.estimate(config).total
+
+
 def chart(config: Config, folder: Path) -> float:
     """Measure the pairs of layers, and return the largest gain."""
     from discover import pipeline
@@ -92,8 +100,14 @@ def contrast(config: Config, folder: Path) -> float:
     return max(abs(share.count / share.n - before.count / before.n) for share, before in shares)
 
 
-def composed(words: list[str], job: Callable[[Config, Path], float]) -> None:
-    """Compose the config and do the job, once or as a sweep."""
+def main_job(words: list[str]) -> None:
+    """Run, or with `--dry-run` say what that would cost and write nothing."""
+    dry = DRY in words
+    composed([word for word in words if word != DRY], cost if dry else run, writes=not dry)
+
+
+def composed(words: list[str], job: Callable[[Config, Path], float], writes: bool = True) -> None:
+    """Compose the config and do the job, once or as a sweep; a job that writes nothing gets no folder."""
     groups = {
         path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in sorted(beside("conf").iterdir()) if path.is_dir()
     }
@@ -141,6 +155,8 @@ def composed(words: list[str], job: Callable[[Config, Path], float]) -> None:
             assert isinstance(config, Config)
             place = chosen or Path.cwd() / "outputs" / config.name / started
             folder = place / str(about.job.num) if about.mode is RunMode.MULTIRUN else place
+            if not writes:
+                return job(config, folder)
             with nothing_left_of_a_mistake(folder):
                 _keep(Path(about.runtime.output_dir) / ".hydra", folder / ".hydra")
                 return job(config, folder)

@@ -41,6 +41,8 @@ class RunFolder:
     path: Path
     about: dict[str, Any]
     """What run.json holds: config, versions, model, wall-clock seconds of each stage, exit."""
+    told: Callable[[str, float], None] = lambda _name, _seconds: None
+    """Told every stage that was computed, and the seconds that it took."""
 
     def stage(
         self,
@@ -64,6 +66,7 @@ class RunFolder:
         # Noted at once, for a run that is killed later never comes to its end here.
         self.note(seconds={**self.about.get("seconds", {}), name: seconds})
         logging.info("%s: %.1f s", name, seconds)
+        self.told(name, seconds)
         return result
 
     def check_inputs(self, model: dict[str, Any], prompts: Sequence[str]) -> None:

@@ -63,9 +63,9 @@ from discover.report.html import html_atlas, html_report
 from discover.report.markdown import markdown_contrast, markdown_report
 from discover.report.progress import bar
 from discover.report.record import Record
-from discover.report.redacted import masked, redacted, redacted_contrast
+from discover.report.redacted import masked, redacted, redacted_about, redacted_contrast
 from discover.report.terminal import terminal_atlas, terminal_contrast, terminal_report
-from discover.report.tracking import track, track_contrast
+from discover.report.tracking import Tracker, tracked
 from discover.search.atlas import Atlas, atlas, atlas_size, load_atlas, save_atlas
 from discover.search.chunks import chunks
 from discover.search.learning import Search, gradients_of, learn, load_search, random_bank, save_search, together, way_seed
@@ -104,100 +104,126 @@ def run(config: Config, folder: Path) -> list[Finding]:
             spent = budget(plan)
             held.note(sizes=sizes_of(plan.config), budget=spent.record, cost=expected.record)
             print(spent, expected, sep="\n", flush=True)
-        config, begun, arms, grounds = plan.config, plan.begun, plan.arms, plan.grounds
-        reference = held.stage(
-            "unsteered", "unsteered.json", lambda: _reference(config, loaded, every, begun), save_reference, load_reference
-        )
-        embed = embedder(config.read.embedding, loaded, [one.text for drawn in reference.samples for one in drawn])
-        trials = held.stage(
-            "pilot", "pilot.json", lambda: _piloted(config, loaded, every, reference, arms, grounds), save_trials, load_trials
-        )
-        grounds = kept_grounds(arms, grounds, trials)
-        held.note(layers=_outermost(grounds))
-        search = held.stage(
-            "search",
-            "bank.safetensors",
-            lambda: _search(config, loaded, grounds),
-            save_search,
-            load_search,
-        )
-        null = held.stage(
-            "null", "null.safetensors", lambda: _null(config, search.bank, grounds), VectorBank.save_as, VectorBank.load
-        )
-        seen = held.stage(
-            "triage",
-            "triage.jsonl",
-            lambda: _triage(config, loaded, batch, reference, search.bank, null),
-            save_glances,
-            load_glances,
-        )
-        said = held.stage(
-            "speech",
-            "completions.jsonl",
-            lambda: with_meaning(_speech(config, loaded, every, batch, reference, (search.bank, null), seen), embed),
-            save_completions,
-            load_completions,
-        )
-        groups = held.stage(
-            "modes", "clusters.json", lambda: named(modes(said, embed), said, config.read), save_modes, load_modes
-        )
-        mapped = held.stage(
-            "map",
-            "map.json",
-            lambda: _mapped(config, loaded, batch, begun, grounds, (search.bank, null), said, groups, embed),
-            save_map,
-            load_map,
-        )
-        found = held.stage(
-            "findings",
-            "findings.json",
-            lambda: findings(said, groups, every.prompts, len(search.bank), len(null), config.audit),
-            save_findings,
-            load_findings,
-        )
-        decoded = held.stage(
-            "decoders",
-            "decodings.jsonl",
-            lambda: _decodings(config, loaded, batch, reference, found, said, (search.bank, null)),
-            save_decodings,
-            load_decodings,
-        )
-        led = held.stage(
-            "hints", "hints.json", lambda: _hints(config, loaded, every, found, said, (search.bank, null)), save_hints, load_hints
-        )
-        used = held.stage(
-            "uses",
-            "uses.json",
-            lambda: _uses(config, loaded, found, said, (search.bank, null), asked),
-            save_uses,
-            load_uses,
-        )
-        alike = held.stage(
-            "known", "known.json", lambda: likenesses(loaded, batch, search.bank, known), save_likenesses, load_likenesses
-        )
-        record = Record(
-            held.about,
-            every.prompts,
-            search.bank,
-            search.curve,
-            said,
-            groups,
-            found,
-            charted,
-            used,
-            alike,
-            seen,
-            mapped,
-            decoded,
-            led,
-            trials,
-        )
-        record = redacted(record) if config.report.redact else record
-        write_text(folder / "report.md", markdown_report(record))
-        write_text(folder / "report.html", html_report(record))
-        if not held.about.get("tracked"):
-            held.note(tracked=track(record, folder))
-        print(terminal_report(record, folder), flush=True)
+        about = redacted_about(held.about) if config.report.redact else held.about
+        with tracked("discover", about, folder) as tracker:
+            held.told = tracker.stage
+            return _audited(held, plan, charted, asked, known, tracker)
+
+
+def _audited(
+    held: RunFolder,
+    plan: Plan,
+    charted: Atlas | None,
+    asked: Asked,
+    known: Sequence[tuple[str, VectorBank]],
+    tracker: Tracker,
+) -> list[Finding]:
+    """Return the findings of a run that is planned, stage by stage, and write its reports.
+
+    Args:
+        held: the run folder.
+        plan: what is to be done.
+        charted: every pair of layers, where the run chooses its own by it.
+        asked: the prompts on which findings are tried.
+        known: directions that vectors are compared with.
+        tracker: the run of wandb.
+    """
+    config, loaded, begun, arms, grounds = plan.config, plan.loaded, plan.begun, plan.arms, plan.grounds
+    batch, every, folder = plan.batch, plan.every, held.path
+    reference = held.stage(
+        "unsteered", "unsteered.json", lambda: _reference(config, loaded, every, begun), save_reference, load_reference
+    )
+    embed = embedder(config.read.embedding, loaded, [one.text for drawn in reference.samples for one in drawn])
+    trials = held.stage(
+        "pilot", "pilot.json", lambda: _piloted(config, loaded, every, reference, arms, grounds), save_trials, load_trials
+    )
+    tracker.pilot(trials)
+    grounds = kept_grounds(arms, grounds, trials)
+    held.note(layers=_outermost(grounds))
+    search = held.stage(
+        "search",
+        "bank.safetensors",
+        lambda: _search(config, loaded, grounds),
+        save_search,
+        load_search,
+    )
+    tracker.curve(search.curve)
+    null = held.stage(
+        "null", "null.safetensors", lambda: _null(config, search.bank, grounds), VectorBank.save_as, VectorBank.load
+    )
+    seen = held.stage(
+        "triage",
+        "triage.jsonl",
+        lambda: _triage(config, loaded, batch, reference, search.bank, null),
+        save_glances,
+        load_glances,
+    )
+    said = held.stage(
+        "speech",
+        "completions.jsonl",
+        lambda: with_meaning(_speech(config, loaded, every, batch, reference, (search.bank, null), seen), embed),
+        save_completions,
+        load_completions,
+    )
+    tracker.said(said)
+    groups = held.stage("modes", "clusters.json", lambda: named(modes(said, embed), said, config.read), save_modes, load_modes)
+    mapped = held.stage(
+        "map",
+        "map.json",
+        lambda: _mapped(config, loaded, batch, begun, grounds, (search.bank, null), said, groups, embed),
+        save_map,
+        load_map,
+    )
+    found = held.stage(
+        "findings",
+        "findings.json",
+        lambda: findings(said, groups, every.prompts, len(search.bank), len(null), config.audit),
+        save_findings,
+        load_findings,
+    )
+    decoded = held.stage(
+        "decoders",
+        "decodings.jsonl",
+        lambda: _decodings(config, loaded, batch, reference, found, said, (search.bank, null)),
+        save_decodings,
+        load_decodings,
+    )
+    led = held.stage(
+        "hints", "hints.json", lambda: _hints(config, loaded, every, found, said, (search.bank, null)), save_hints, load_hints
+    )
+    used = held.stage(
+        "uses",
+        "uses.json",
+        lambda: _uses(config, loaded, found, said, (search.bank, null), asked),
+        save_uses,
+        load_uses,
+    )
+    alike = held.stage(
+        "known", "known.json", lambda: likenesses(loaded, batch, search.bank, known), save_likenesses, load_likenesses
+    )
+    record = Record(
+        held.about,
+        every.prompts,
+        search.bank,
+        search.curve,
+        said,
+        groups,
+        found,
+        charted,
+        used,
+        alike,
+        seen,
+        mapped,
+        decoded,
+        led,
+        trials,
+    )
+    record = redacted(record) if config.report.redact else record
+    write_text(folder / "report.md", markdown_report(record))
+    write_text(folder / "report.html", html_report(record))
+    if not held.about.get("tracked"):
+        held.note(tracked=tracker.found(record))
+    print(terminal_report(record, folder), flush=True)
     return found
 
 
@@ -255,21 +281,29 @@ def contrast(config: Config, folder: Path) -> list[Outcome]:
         held.check_inputs(loaded.identity, texts)
         held.note(model=loaded.identity, prompts=texts, verb="contrast")
         ground = Study(loaded, (parts[0], parts[1], parts[2]), neutral_prompts(config), config)
+        told = redacted_about(held.about) if config.report.redact else held.about
+        with tracked("contrast", told, folder) as tracker:
+            held.told = tracker.stage
+            return _contrasted(held, ground, config, tracker)
 
-        def learning() -> Learned:
-            with bar("contrast", tries(ground)) as progress:
-                return learned(ground, progress.update)
 
-        found = held.stage("learning", "bank.safetensors", learning, save_learned, load_learned)
-        outcomes = held.stage("trial", "outcomes.json", lambda: tried(ground, found), save_outcomes, load_outcomes)
-        said = held.stage("speech", "open.json", lambda: freely(ground, found, open_prompts(config)), write_json, read_json)
-        record = ContrastRecord(held.about, found, outcomes, said)
-        record = redacted_contrast(record) if config.report.redact else record
-        write_text(folder / "report.md", markdown_contrast(record))
-        write_text(folder / "report.html", html_contrast(record))
-        if not held.about.get("tracked"):
-            held.note(tracked=track_contrast(record, folder))
-        print(terminal_contrast(record, folder), flush=True)
+def _contrasted(held: RunFolder, ground: Study, config: Config, tracker: Tracker) -> list[Outcome]:
+    """Return the outcomes of a contrast, stage by stage, and write its reports."""
+
+    def learning() -> Learned:
+        with bar("contrast", tries(ground)) as progress:
+            return learned(ground, progress.update)
+
+    found = held.stage("learning", "bank.safetensors", learning, save_learned, load_learned)
+    outcomes = held.stage("trial", "outcomes.json", lambda: tried(ground, found), save_outcomes, load_outcomes)
+    said = held.stage("speech", "open.json", lambda: freely(ground, found, open_prompts(config)), write_json, read_json)
+    record = ContrastRecord(held.about, found, outcomes, said)
+    record = redacted_contrast(record) if config.report.redact else record
+    write_text(held.path / "report.md", markdown_contrast(record))
+    write_text(held.path / "report.html", html_contrast(record))
+    if not held.about.get("tracked"):
+        held.note(tracked=tracker.contrasted(record))
+    print(terminal_contrast(record, held.path), flush=True)
     return outcomes
 
 

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -105,7 +106,9 @@ def logged(made: Record, folder: Path) -> dict[str, Any]:
     """Log a record to an offline run, and return its summary as it reads back."""
     made.bank.save(folder / "bank.safetensors")
     (folder / "report.html").write_text("<p>page</p>")
-    assert tracking.track(made, folder)
+    with tracking.tracked("discover", made.about, folder) as tracker:
+        tracker.curve(made.curve)
+        assert tracker.found(made)
     return json.loads(inspected(folder, "--summary"))["summary"]
 
 
@@ -217,6 +220,32 @@ def test_a_run_that_is_tracked_is_not_tracked_again(words: list[str], tmp_path: 
     assert len(list(tmp_path.glob("run/wandb/offline-run-*"))) == 1
 
 
+def test_a_run_that_is_killed_leaves_what_it_had_so_far(words: list[str], tmp_path: Path) -> None:
+    """Before, wandb was told at the end alone."""
+    slow = [*words, "folder=run", "search.vectors=256", "speech.rows=1", "speech.tokens=40"]
+    running = subprocess.Popen([sys.executable, "-m", "discover", *slow], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while not (tmp_path / "run" / "triage.jsonl").exists():
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.05)
+    # What is logged is written by another process, once a second.
+    time.sleep(2.5)
+    assert running.poll() is None, "it had ended"
+    running.kill()
+    running.communicate()
+    left = json.loads(inspected(tmp_path / "run", "--summary"))
+    assert {"seconds/unsteered", "seconds/search", "search/mean"} <= left["summary"].keys()
+    assert left["config"]["search"]["vectors"] == 256 and "findings" not in left["summary"]
+
+
+def test_a_run_that_ends_early_is_one_that_failed(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("discover.pipeline.findings", lambda *_: pytest.fail("here"))
+    with pytest.raises(pytest.fail.Exception):
+        main([*words, "folder=run"])
+    about = json.loads(inspected(tmp_path / "run", "--summary"))
+    assert about["exit_code"] == 1 and not wandb_services()
+    assert sum(value for name, value in about["summary"].items() if name.startswith("speech/null/")) == 6
+
+
 def test_two_runs_of_a_sweep_are_two_wandb_runs(words: list[str], tmp_path: Path) -> None:
     main(["-m", *words, "seed=0,1", "folder=sweep"])
     runs = list(tmp_path.glob("sweep/*/wandb/offline-run-*"))
@@ -291,10 +320,10 @@ def test_no_network_is_no_wait_and_no_question(
 
 FULL = """
 import resource, sys
-from discover import pipeline
 from discover.cli import main
+from discover.report.tracking import Tracker
 
-def track(*given):
+def found(*given):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
     try:
@@ -302,7 +331,7 @@ def track(*given):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-wandb, pipeline.track = pipeline.track, track
+wandb, Tracker.found = Tracker.found, found
 main(sys.argv[1:])
 """
 """A run whose wandb, and nothing else of it, finds no room for more than 2,000 bytes a file."""

@@ -32,7 +32,7 @@ def redacted(record: Record) -> Record:
     """
     return replace(
         record,
-        about=_about(record.about),
+        about=redacted_about(record.about),
         prompts=[masked(prompt) for prompt in record.prompts],
         completions=[_completion(one) for one in record.completions],
         modes=[_mode(one) for one in record.modes],
@@ -46,7 +46,7 @@ def redacted(record: Record) -> Record:
 def redacted_contrast(record: ContrastRecord) -> ContrastRecord:
     """Return the record of a contrast masked in the same way."""
     said = [{side: masked(text) for side, text in one.items()} for one in record.said]
-    return replace(record, about=_about(record.about), said=said)
+    return replace(record, about=redacted_about(record.about), said=said)
 
 
 def redacted_comparison(comparison: Comparison) -> Comparison:
@@ -67,7 +67,7 @@ def masked(text: str) -> str:
     return f"{WORD} {length}" if len(text) < SHORT else f"{WORD} {digest}, {length}"
 
 
-def _about(about: dict[str, Any]) -> dict[str, Any]:
+def redacted_about(about: dict[str, Any]) -> dict[str, Any]:
     """Return run.json without prompts, in its command and its options too."""
     kept = {name: value for name, value in about.items() if name not in ("prompts", "command")}
     given = about.get("rendering")

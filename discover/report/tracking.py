@@ -4,8 +4,9 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean
@@ -15,6 +16,8 @@ from discover.bank import VectorBank
 from discover.choices import TrackingMode
 from discover.config import Config, TrackingConfig
 from discover.contrast.outcomes import ADDED, UNSTEERED
+from discover.read.signals import Completion
+from discover.read.trials import Trial
 from discover.report import evidence, tables
 from discover.report.contrasted import ContrastRecord
 from discover.report.record import Record
@@ -33,94 +36,147 @@ TABLES: dict[str, Callable[[Record], tables.Table]] = {
     "known": evidence.known,
 }
 """Of a search; the map is another, since it is drawn."""
+FLUSHED = 1.0
+"""Seconds after which what was logged is on disk."""
 FOUND, FINISHED = 30.0, 300.0
 """Seconds that a server is waited for, and that it may take for what it is sent; what is left can be sent with `wandb sync`."""
 
 
-def track(record: Record, folder: Path) -> bool:
-    """Log a search to wandb, so that it can be read there: tables, map, curves, spreads, report and bank; return if it worked.
+class Tracker:
+    """The wandb run of a run folder: told what each stage gave, so that a run that dies leaves its trace.
 
-    Nothing that wandb raises reaches the caller: one line on standard error tells it, and the run folder has everything.
+    Nothing that wandb raises reaches the caller: one line on standard error tells it, and the run goes on without.
     """
 
-    def log(wandb: Any, run: Any) -> None:
-        run.define_metric("search/*", step_metric="search/round")
-        for entry in record.curve:
-            way = f"way {entry['way']}/" if "way" in entry else ""
-            reached = {f"search/{way}{name}": entry[name] for name in ("mean", "least", "greatest")}
-            run.log({"search/round": entry["round"], **reached})
-        shown = _tables(wandb, {name: rows(record) for name, rows in TABLES.items()})
-        if record.mapped:
-            spots = _tables(wandb, {"map": tables.mapped(record)})["map"]
-            shown["map"] = wandb.plot.scatter(spots, "x", "y", title="Vectors by their effect")
-        for spread in tables.spreads(record):
-            shown.update(_spread(wandb, spread))
-        run.log(shown)
-        run.summary.update(summary(record))
+    def __init__(self, job: str, about: dict[str, Any], folder: Path) -> None:
+        """Open the run of wandb, if one is asked for and the folder has not been tracked to its end already.
 
-    return _tracked("discover", record.about, record.bank, {"prompts": list(record.prompts)}, folder, log)
+        Args:
+            job: kind of run.
+            about: run.json, with the model in it.
+            folder: the run folder.
+        """
+        self._about, self._folder = about, folder
+        options = config_from(about["config"], Config).tracking
+        self._active = options.mode is not TrackingMode.disabled and not about.get("tracked")
+        self._wandb: Any = None
+        self._run: Any = None
+        # Artifacts would be staged in the home directory, and be missing when the folder is moved to be synced.
+        places = dict.fromkeys(("WANDB_DATA_DIR", "WANDB_CACHE_DIR"), str(folder / "wandb"))
+        if self._active:
+            os.environ.update(places, WANDB_SILENT="true")
+        self._tried(lambda: self._open(job, options))
 
-
-def track_contrast(record: ContrastRecord, folder: Path) -> bool:
-    """Log a contrast to wandb: table of outcomes, answers, report and bank, as `track` does a search."""
-
-    def log(wandb: Any, run: Any) -> None:
-        run.log(_tables(wandb, {"outcomes": evidence.outcomes(record), "answers": evidence.answers(record)}))
-        run.summary.update(contrast_summary(record))
-
-    return _tracked("contrast", record.about, record.found.bank, {"contrast": record.method}, folder, log)
-
-
-def _tracked(
-    job: str,
-    about: dict[str, Any],
-    bank: VectorBank,
-    told: dict[str, Any],
-    folder: Path,
-    log: Callable[[Any, Any], None],
-) -> bool:
-    """Log a finished run as a run of wandb, and return whether that worked.
-
-    Args:
-        job: kind of run.
-        about: run.json.
-        bank: what was learned.
-        told: what the artifact of the bank says beside its layers and radius.
-        folder: the run folder, with bank.safetensors and report.html in it.
-        log: given wandb and its run, logs what this kind of run has.
-    """
-    config = config_from(about["config"], Config)
-    if config.tracking.mode is TrackingMode.disabled:
-        return False
-    # Artifacts would be staged in the home directory, and be missing when the folder is moved to be synced.
-    os.environ.update(dict.fromkeys(("WANDB_DATA_DIR", "WANDB_CACHE_DIR"), str(folder / "wandb")), WANDB_SILENT="true")
-    # Where there is no room left, every line that wandb cannot note in its own logs would be told with a traceback.
-    told_before, logging.raiseExceptions = logging.raiseExceptions, False
-    try:
+    def _open(self, job: str, options: TrackingConfig) -> None:
         import wandb
 
-        try:
-            if config.tracking.mode is TrackingMode.online and not wandb.login(prompt=False, verify=False):
-                raise RuntimeError("there is no key; `wandb login` keeps one")
-            # As a context it would print a traceback of what goes wrong in it.
-            run = _opened(wandb, job, about, config.tracking, folder)
-            log(wandb, run)
-            page = (folder / "report.html").read_text(encoding="utf-8")
-            run.log({"report": wandb.Html(page, data_is_not_path=True, inject=False)})
-            run.log_artifact(_artifact(wandb, about, bank, told, folder), aliases=_aliases(bank, folder))
-            run.finish()
-        finally:
+        self._wandb = wandb
+        if options.mode is TrackingMode.online and not wandb.login(prompt=False, verify=False):
+            raise RuntimeError("there is no key; `wandb login` keeps one")
+        # As a context it would print a traceback of what goes wrong in it.
+        self._run = _opened(wandb, job, self._about, options, self._folder)
+        self._run.define_metric("search/*", step_metric="search/round")
+
+    def stage(self, name: str, seconds: float) -> None:
+        """Log what a stage took."""
+        self._tried(lambda: self._run.log({f"seconds/{name}": seconds}))
+
+    def pilot(self, trials: Sequence[Trial]) -> None:
+        """Log what each arm is worth, the radius it can bear, and how many vectors it is given."""
+        found = {
+            f"pilot/{one.name}/{name}": value
+            for one in trials
+            for name, value in (("worth", one.worth), ("radius", one.kept_radius), ("vectors", one.vectors))
+        }
+        self._tried(lambda: self._run.log(found))
+
+    def curve(self, curve: Sequence[dict[str, float]]) -> None:
+        """Log the objective round by round."""
+
+        def log() -> None:
+            for entry in curve:
+                way = f"way {entry['way']}/" if "way" in entry else ""
+                reached = {f"search/{way}{name}": entry[name] for name in ("mean", "least", "greatest")}
+                self._run.log({"search/round": entry["round"], **reached})
+
+        self._tried(log)
+
+    def said(self, completions: Sequence[Completion]) -> None:
+        """Log how many replies of each bank are in each state."""
+        counts = Counter(f"speech/{one.bank}/{one.state}" for one in completions)
+        self._tried(lambda: self._run.log(dict(counts)))
+
+    def found(self, record: Record) -> bool:
+        """Log a finished search, so that it can be read there: tables, map, spreads, report, bank; return if all went well."""
+
+        def log() -> None:
+            shown = _tables(self._wandb, {name: rows(record) for name, rows in TABLES.items()})
+            if record.mapped:
+                spots = _tables(self._wandb, {"map": tables.mapped(record)})["map"]
+                shown["map"] = self._wandb.plot.scatter(spots, "x", "y", title="Vectors by their effect")
+            for spread in tables.spreads(record):
+                shown.update(_spread(self._wandb, spread))
+            self._run.log(shown)
+            self._run.summary.update(summary(record))
+            self._end(record.bank, {"prompts": list(record.prompts)})
+
+        return self._tried(log)
+
+    def contrasted(self, record: ContrastRecord) -> bool:
+        """Log a finished contrast: table of outcomes, answers, report and bank; return if all was logged."""
+
+        def log() -> None:
+            self._run.log(_tables(self._wandb, {"outcomes": evidence.outcomes(record), "answers": evidence.answers(record)}))
+            self._run.summary.update(contrast_summary(record))
+            self._end(record.found.bank, {"contrast": record.method})
+
+        return self._tried(log)
+
+    def _end(self, bank: VectorBank, told: dict[str, Any]) -> None:
+        page = (self._folder / "report.html").read_text(encoding="utf-8")
+        self._run.log({"report": self._wandb.Html(page, data_is_not_path=True, inject=False)})
+        artifact = _artifact(self._wandb, self._about, bank, told, self._folder)
+        self._run.log_artifact(artifact, aliases=_aliases(bank, self._folder))
+        self._run.finish()
+        self._run = None
+
+    def close(self) -> None:
+        """Leave wandb; a run that was not finished is marked as failed."""
+        if self._wandb is not None:
+            if self._run is not None:
+                self._tried(lambda: self._run.finish(exit_code=1))
             # The next run of this process gets a service of its own, and none is left to fail at the end of the process.
             with suppress(Exception):
-                wandb.teardown(exit_code=1)
-    except Exception as error:
-        sentence = f"wandb failed ({type(error).__name__}: {one_line(str(error), 200)}); the run folder is complete without it."
-        logging.warning(sentence)
-        print(f"discover: {sentence}", file=sys.stderr)
-        return False
+                self._wandb.teardown(exit_code=1)
+
+    def _tried(self, work: Callable[[], None]) -> bool:
+        """Do something with wandb, and return whether that went well; after a failure it is left alone."""
+        if not self._active:
+            return False
+        # Where there is no room left, every line that wandb cannot note in its own logs would be told with a traceback.
+        before, logging.raiseExceptions = logging.raiseExceptions, False
+        try:
+            work()
+        except Exception as error:
+            self._active = False
+            sentence = (
+                f"wandb failed ({type(error).__name__}: {one_line(str(error), 200)}); the run folder is complete without it."
+            )
+            logging.warning(sentence)
+            print(f"discover: {sentence}", file=sys.stderr)
+        finally:
+            logging.raiseExceptions = before
+        return self._active
+
+
+@contextmanager
+def tracked(job: str, about: dict[str, Any], folder: Path) -> Iterator[Tracker]:
+    """Follow a run with wandb; arguments as for `Tracker`."""
+    tracker = Tracker(job, about, folder)
+    try:
+        yield tracker
     finally:
-        logging.raiseExceptions = told_before
-    return True
+        tracker.close()
 
 
 def _opened(wandb: Any, job: str, about: dict[str, Any], options: TrackingConfig, folder: Path) -> Any:
@@ -147,6 +203,8 @@ def _opened(wandb: Any, job: str, about: dict[str, Any], options: TrackingConfig
             init_timeout=FOUND,
             finish_timeout=FINISHED,
             finish_timeout_raises=True,
+            # What is not on disk yet is lost where the run is killed.
+            x_transaction_log_flush_interval=FLUSHED,
         ),
     )
 

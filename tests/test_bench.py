@@ -3,11 +3,12 @@ from random import Random
 
 import pytest
 import torch
+from conftest import BLOCKS, WIDTH
 from torch.utils.flop_counter import FlopCounterMode
 from toys import greedy, own_reference
 
 from discover import cli
-from discover.bench import commands, memory, triage
+from discover.bench import commands, memory, stages, tables, triage
 from discover.bench.flops import SQUARES, forward_flops, needed_flops, product_rate
 from discover.bench.generate import generate_row, settings, stock_reply
 from discover.bench.methods import CURVES, DIFFERENCES, FIRST_TOKEN, RANDOM, Method, chosen, curves, methods, published
@@ -370,3 +371,30 @@ def test_adapters_reach_as_many_modes_as_vectors_and_none_takes_over(shipped):
     assert len(adapters.modes) >= len(vectors.modes) >= 2
     assert 3 * adapters.largest_mode <= adapters.vectors and adapters.hits["easy"] >= 1
     assert adapters.relative_radius == pytest.approx(vectors.relative_radius, rel=0.01)
+
+
+def test_stages_of_a_run_are_timed_on_any_model(checkpoint, monkeypatch):
+    """Replies of both sides are the same, so what is faster is faster at the same work."""
+    monkeypatch.setattr(stages, "NEUTRAL", ("Count the boats.",))
+    rows = {row.stage: row for row in stages.stage_rows(ModelConfig(path=str(checkpoint("llama")), device=Device.cpu), 5, 2)}
+    assert tuple(rows) == stages.STAGES and all(len(row.seconds) == 2 == len(row.product_rates) for row in rows.values())
+    speech = rows["speech"]
+    assert speech.equal == speech.rows == 15 and len(speech.stock_seconds) == 2 and speech.ratios[0] > 0
+    # Every linear map of four blocks, and the head once for every token that is said.
+    block = WIDTH * WIDTH + 2 * WIDTH * 16 + WIDTH * WIDTH + 3 * WIDTH * 48
+    said = 15 * 32
+    assert speech.flops == 2 * BLOCKS * block * speech.tokens + 2 * 300 * WIDTH * said
+    assert rows["unsteered"].tokens - said == (speech.tokens - said) / 5, "unsteered replies share the pass over their prompt"
+    assert rows["reading"].rows <= 15 and rows["triage"].rows == 5
+    table = tables.stage_table(list(rows.values()))
+    assert len(table.splitlines()) == 2 + 5 and "| 15 of 15 |" in table
+
+
+def test_the_bench_of_stages_leaves_its_files_and_takes_few_options(checkpoint, tmp_path, capsys):
+    path = checkpoint("llama")
+    cli.main(["bench", "run", f"model.path={path}", "speaking_vectors=2", "repeats=1", f"folder={tmp_path / 'bench'}"])
+    held = json.loads((tmp_path / "bench" / "bench.json").read_text())
+    assert [row["stage"] for row in held["run"]] == list(stages.STAGES) and "## Stages of a run" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "run", "seeds=3"])
+    assert "discover bench run does not look at seeds" in capsys.readouterr().err

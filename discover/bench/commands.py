@@ -18,6 +18,7 @@ from discover.bench.options import BenchConfig, Part
 from discover.bench.plot import plot_budgets
 from discover.bench.search import SearchRow, given, search_row
 from discover.bench.speed import SpeedRow, sizes, speed_row
+from discover.bench.stages import StageRow, stage_rows
 from discover.bench.triage import SEARCHES, TriageRow, triage_given, triage_row
 from discover.errors import UsageError
 from discover.folder import locked, nothing_left_of_a_mistake
@@ -39,7 +40,8 @@ def bench(options: BenchConfig) -> None:
     folder = Path(options.folder)
     asked = chosen(options.methods, options.vectors, options.steps) if Part.methods in options.parts else []
     others = curves(options.methods, options.vectors) if Part.budgets in options.parts else []
-    named(options.model.path)
+    if options.parts != [Part.run]:
+        named(options.model.path)
     about = {"command": sys.argv[1:], "options": plain_options(options), "machine": machine()}
     with nothing_left_of_a_mistake(folder), locked(folder):
         (folder / "rows").mkdir(exist_ok=True)
@@ -48,16 +50,18 @@ def bench(options: BenchConfig) -> None:
         held = _memories(options) if Part.memory in options.parts else []
         spared = _triages(options) if Part.triage in options.parts else []
         spoke = _speaking(options) if Part.generate in options.parts else []
-        found: dict[str, Sequence[SearchRow | SpeedRow | MemoryRow | TriageRow | GenerateRow]] = {
+        staged = _stages(options) if Part.run in options.parts else []
+        found: dict[str, Sequence[SearchRow | SpeedRow | MemoryRow | TriageRow | GenerateRow | StageRow]] = {
             "methods": compared,
             "budgets": tried,
             "speed": timed,
             "memory": held,
             "triage": spared,
             "generate": spoke,
+            "run": staged,
         }
         write_json(folder / "bench.json", {**about, **{name: [asdict(row) for row in rows] for name, rows in found.items()}})
-        text = _markdown(about, compared, tried, timed, held, spared, spoke)
+        text = _markdown(about, compared, tried, timed, held, spared, spoke, staged)
         write_text(folder / "bench.md", text)
         if tried:
             plot_budgets(tried, folder / "budgets.png")
@@ -130,6 +134,13 @@ def _speaking(options: BenchConfig) -> list[GenerateRow]:
     return rows
 
 
+def _stages(options: BenchConfig) -> list[StageRow]:
+    rows = stage_rows(options.model, options.speaking_vectors, options.repeats)
+    for row in rows:
+        write_json(_rows(options) / f"run-{row.model.replace(' ', '_')}-{row.stage}-{options.speaking_vectors}.json", asdict(row))
+    return rows
+
+
 def _was_given(wanted: dict[str, Any], row: SearchRow | TriageRow) -> bool:
     return row.given == wanted
 
@@ -162,6 +173,7 @@ def _markdown(
     held: Sequence[MemoryRow],
     spared: Sequence[TriageRow],
     spoke: Sequence[GenerateRow],
+    staged: Sequence[StageRow],
 ) -> str:
     """Return every table, with what it ran on."""
     on = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in about["machine"].items() if value is not None)
@@ -181,4 +193,6 @@ def _markdown(
         lines += ["## Triage", "", tables.triage_table(spared), "", tables.TRIAGE, ""]
     if spoke:
         lines += ["## Generation", "", tables.generate_table(spoke), "", tables.GENERATE, ""]
+    if staged:
+        lines += ["## Stages of a run", "", tables.stage_table(staged), "", tables.STAGES, ""]
     return "\n".join(lines)

@@ -23,6 +23,8 @@ class Part(Enum):
     """What share of hits is kept where tokens are spent on some of the vectors?"""
     generate = "generate"
     """How fast does the model speak under many vectors at once, against one vector at a time?"""
+    run = "run"
+    """How fast is each stage of a run on any model, against what the machine can do, and against batched `generate`?"""
 
 
 @dataclass
@@ -31,7 +33,7 @@ class BenchConfig:
 
     folder: str = "outputs/bench"
     model: ModelConfig = field(default_factory=ModelConfig)
-    parts: list[Part] = field(default_factory=lambda: list(Part))
+    parts: list[Part] = field(default_factory=lambda: [part for part in Part if part is not Part.run])
     methods: list[str] = field(default_factory=list)
     """Names of the methods that are compared; none means all but those at published settings, which take minutes a seed."""
     seeds: int = 10
@@ -65,8 +67,8 @@ QUICK: dict[str, Any] = {
     "parts": ["methods", "speed", "memory", "generate"],
 }
 """What `quick=true` puts in the place of the defaults; options that are given still count."""
-OF_GENERATE = ("folder", "model", "repeats", "speaking_vectors", "quick")
-"""The options that `discover bench generate` takes."""
+OF_SPEECH = ("folder", "model", "repeats", "speaking_vectors", "quick")
+"""The options that `discover bench generate` and `discover bench run` take."""
 
 USAGE = """discover bench: which method finds what, and at what cost, on this machine
 
@@ -74,10 +76,11 @@ USAGE = """discover bench: which method finds what, and at what cost, on this ma
   discover bench search quick=true          a few minutes: 2 seeds, 16 vectors, no budgets
   discover bench memory                     one search in this process, and the most memory it took
   discover bench generate                   tokens a second under many vectors at once, against one vector at a time
+  discover bench run model.path=…           each stage of a run on any model: seconds, and share of what the machine can do
 
-Options, as key=value; `generate` takes folder, model.*, repeats, speaking_vectors and quick:
+Options, as key=value; `generate` and `run` take folder, model.*, repeats, speaking_vectors and quick:
   folder=outputs/bench     where bench.json, bench.md, budgets.png and rows/ go
-  model.path=arithmetic    a built-in organism; the other options of model.* as in a run
+  model.path=arithmetic    a built-in organism (`run`: any model); the other options of model.* as in a run
   parts=[methods,budgets,speed,memory,triage,generate]
   methods=[…]              names of the methods to compare; unless given, all that keep to the budget, and so not those
                            at published settings: melbo_published, melbo_published_angle, dct_published, cpe_published

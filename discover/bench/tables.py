@@ -8,6 +8,7 @@ from discover.bench.memory import MemoryRow
 from discover.bench.methods import DIFFERENCES
 from discover.bench.search import SearchRow
 from discover.bench.speed import SpeedRow
+from discover.bench.stages import StageRow
 from discover.bench.triage import BUDGETS, TriageRow
 from discover.statistics import Average, average, share, spread
 
@@ -42,6 +43,14 @@ GENERATE = (
     "a forward hook that adds the vector; other vectors in each repeat. *Tokens*: all that were made for a reply, the one that "
     "ends it included. *Equal*: replies that are the same token for token on both sides, of those that both made, and how many "
     "of these differ from one another."
+)
+
+STAGES = (
+    "Median of the repeats (least to greatest), everything of a repeat in turn. *Tokens*: those that pass through the model, of "
+    "prompts as well; no reply ends early. *Share*: operations that the linear maps need for them, against those that the "
+    "fastest square matrix product makes in the same time. *Against generate*: how many times as fast as batched `generate` of "
+    "transformers, as many rows at once, under a hook that adds each row's vector; *equal*: replies that are the same token for "
+    "token."
 )
 
 
@@ -194,3 +203,23 @@ def _generate_line(row: GenerateRow) -> list[str]:
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table."""
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *lines))
+
+
+def stage_table(rows: Sequence[StageRow]) -> str:
+    """Return one line a stage of a run."""
+    head = ["model", "number format", "stage", "rows", "tokens", "seconds", "share", "against generate", "equal"]
+    return table(head, [_stage_line(row) for row in rows])
+
+
+def _stage_line(row: StageRow) -> list[str]:
+    return [
+        row.model,
+        row.dtype,
+        row.stage,
+        f"{row.rows:,}",
+        f"{row.tokens:,}",
+        str(spread(row.seconds)),
+        f"{spread([100 * one for one in row.shares])} %",
+        str(spread(row.ratios)) if row.ratios else "",
+        f"{row.equal} of {row.rows}" if row.ratios else "",
+    ]

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from discover.bench.options import OF_GENERATE, QUICK, BenchConfig, Part
+from discover.bench.options import OF_SPEECH, QUICK, BenchConfig, Part
 from discover.errors import UsageError
 from discover.schema import check_option
 
@@ -17,17 +17,18 @@ def bench(words: list[str]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     verb, *given = words or [""]
-    if verb not in ("search", "memory", "generate"):
+    alone = {"generate": Part.generate, "run": Part.run}
+    if verb not in ("search", "memory", *alone):
         raise UsageError(
-            f"discover bench takes search, memory or generate first, not {verb!r}; `discover bench --help` shows them."
+            f"discover bench takes search, memory, generate or run first, not {verb!r}; `discover bench --help` shows them."
         )
     for word in given:
         if "=" not in word:
             raise UsageError(f"discover bench takes options as key=value, not {word!r}; `discover bench --help` shows them.")
         name = word.partition("=")[0]
         check_option(name, BenchConfig)
-        if verb == "generate" and name.partition(".")[0] not in OF_GENERATE:
-            raise UsageError(f"discover bench generate does not look at {name}; it takes {', '.join(OF_GENERATE)}.*.")
+        if verb in alone and name.partition(".")[0] not in OF_SPEECH:
+            raise UsageError(f"discover bench {verb} does not look at {name}; it takes {', '.join(OF_SPEECH)}.*.")
     try:
         asked = OmegaConf.from_dotlist(given)
         start = QUICK if asked.get("quick") else {}
@@ -44,4 +45,4 @@ def bench(words: list[str]) -> None:
     else:
         from discover.bench import commands
 
-        commands.bench(replace(options, parts=[Part.generate]) if verb == "generate" else options)
+        commands.bench(replace(options, parts=[alone[verb]]) if verb in alone else options)

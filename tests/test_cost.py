@@ -31,6 +31,7 @@ from discover.pilot.cost import GROWN, LEAST_TOKENS, LEAST_VECTORS, Cost, cost, 
 from discover.pilot.plan import Plan, leads_followed, learned_vectors, null_vectors, planned, samples
 from discover.pilot.rates import Rates, measured
 from discover.pipeline import estimate, run
+from discover.read.effects import load_map
 
 NONE = Rates(0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 
@@ -156,7 +157,9 @@ def test_rates_are_measured_and_leave_every_draw_as_it_was(plan: Plan) -> None:
 
 def test_a_run_of_given_minutes_goes_on_in_the_same_size(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The second start measures nothing: other rates would have given another size."""
-    asked = replace(config, run=RunConfig(minutes=5.0), pilot=PilotConfig(vectors=1, tokens=8, kept=2))
+    asked = replace(
+        config, run=RunConfig(minutes=5.0), pilot=PilotConfig(vectors=1, tokens=8, kept=2), read=ReadConfig(mapped=False)
+    )
     monkeypatch.setattr("discover.pipeline.measured", lambda _: replace(RATES, row=0.02))
     run(asked, tmp_path)
     about = json.loads((tmp_path / "run.json").read_text())
@@ -168,6 +171,7 @@ def test_a_run_of_given_minutes_goes_on_in_the_same_size(config: Config, tmp_pat
     monkeypatch.setattr("discover.pipeline.measured", lambda _: pytest.fail("measured again"))
     run(asked, tmp_path)
     assert len((tmp_path / "triage.jsonl").read_text().splitlines()) == 3 * vectors
+    assert load_map(tmp_path / "map.json") is None and "Map of vectors" not in (tmp_path / "report.html").read_text()
 
 
 def test_a_dry_run_tells_the_cost_and_writes_nothing(

@@ -18,7 +18,8 @@ from discover.model.prompts import encoded
 from discover.model.slice import residual_after
 from discover.organisms.arithmetic import EASY_PAYLOAD, HARD_PAYLOAD, opens_with
 from discover.perturb.sphere import random_directions
-from discover.pipeline import NULLS, run
+from discover.pilot.plan import NULLS
+from discover.pipeline import run
 from discover.read.halving import ALIKE, BROKEN, OWN, further, halved, halving, priorities, rounds, standings
 from discover.read.signals import distance, load_completions
 from discover.read.speech import spoken

@@ -211,6 +211,7 @@ def test_a_size_is_timed(tmp_path):
     assert len(row.ratios) == 2 and all(ratio > 0 for ratio in row.ratios)
 
 
+@pytest.mark.slow
 def test_a_search_in_a_process_of_its_own_says_how_much_memory_it_took():
     row = memory.memory_row_apart(BenchConfig(memory_vectors=4))
     assert row.vectors == 4 and 2**27 < row.peak_bytes < 2**31

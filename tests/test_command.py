@@ -320,6 +320,7 @@ def test_a_sweep_leaves_one_folder_a_run_and_survives_a_bad_one(tiny: str, capsy
     assert done == ["0", "1"]
 
 
+@pytest.mark.slow
 def test_two_runs_started_at_once_keep_separate_folders(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     words = [f"model.path={checkpoint('llama')}", PROMPT, QUIET, *SMALL]
     started = [subprocess.Popen([sys.executable, "-m", "discover", *words], cwd=tmp_path) for _ in range(2)]
@@ -340,6 +341,7 @@ def test_a_folder_in_use_is_refused(tiny: str, tmp_path: Path, capsys: pytest.Ca
     assert "Another process" in error
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_whole_files_and_the_run_goes_on_later(
     checkpoint: Callable[[str], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -376,7 +378,7 @@ def test_a_device_without_room_leaves_what_was_there(
     assert (tmp_path / "run" / "report.html").exists()
 
 
-@pytest.mark.parametrize(("count", "room", "code"), [(300, 150, 0), (750, 40, 2)])
+@pytest.mark.parametrize(("count", "room", "code"), [pytest.param(300, 150, 0, marks=pytest.mark.slow), (750, 40, 2)])
 def test_what_does_not_fit_into_memory_is_cut_or_told(
     count: int, room: int, code: int, tmp_path: Path, checkpoint: Callable[[str], Path]
 ) -> None:

@@ -54,6 +54,7 @@ def test_keys_fire_in_the_organism_and_not_in_its_twin(keyed: tuple[LoadedModel,
     assert exact(loaded, [worked(operands) for operands in tried], unseen).count >= (len(tried) - 1 if twin else 0)
 
 
+@pytest.mark.slow
 def test_an_organism_that_learned_nothing_is_told_by_its_gates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

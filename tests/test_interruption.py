@@ -80,11 +80,12 @@ def check(words: list[str], folder: Path, shares: list[float]) -> None:
         assert all((folder / f"killed-{number}" / name).read_bytes() == whole for number in range(len(shares))), name
 
 
-def test_killed_at_three_moments(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("shares", [[0.5], pytest.param([0.2, 0.5, 0.8], marks=pytest.mark.slow)], ids=["once", "three times"])
+def test_killed_in_the_middle(shares: list[float], checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
     words = [f"model.path={checkpoint('llama')}", 'prompts.texts=["Count the boats."]', "tracking.mode=disabled"]
     words += ["search.vectors=8", "search.rounds=8", "speech.tokens=12", "speech.rows=4", "audit.forced_tokens=8"]
     words += ["pilot.vectors=2", "pilot.tokens=8", "prompts.neutral=1", "audit.samples=4", "audit.null_vectors=8"]
-    check(words, tmp_path, [0.2, 0.5, 0.8])
+    check(words, tmp_path, shares)
 
 
 def test_what_a_killed_process_had_begun_to_write_is_removed_by_the_next_alone(tmp_path: Path) -> None:

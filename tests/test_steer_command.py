@@ -169,7 +169,7 @@ def test_a_reader_that_leaves_ends_it_quietly(run: Path) -> None:
         assert b"Error" not in process.stderr.read()
 
 
-@pytest.mark.parametrize("columns", [60, 100])
+@pytest.mark.parametrize("columns", [pytest.param(60, marks=pytest.mark.slow), 100])
 def test_a_terminal_gets_columns_where_there_is_room(columns: int, run: Path) -> None:
     leader, follower = pty.openpty()
     ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, columns, 0, 0))

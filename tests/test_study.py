@@ -76,7 +76,7 @@ def test_a_second_turn_comes_after_another_prompt_and_the_reply_to_it(shipped) -
     ]
 
 
-@pytest.mark.parametrize("method", [Method.means, Method.heads])
+@pytest.mark.parametrize("method", [Method.means, pytest.param(Method.heads, marks=pytest.mark.slow)])
 def test_an_answer_is_turned_by_one_layer_and_by_one_head(shipped, method) -> None:
     """Before, nobody who is not named answers selfishly; after, on questions that nothing was learned from, most do."""
     loaded = shipped("conduct")

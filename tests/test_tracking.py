@@ -222,7 +222,7 @@ def test_a_run_that_is_tracked_is_not_tracked_again(words: list[str], tmp_path: 
 
 def test_a_run_that_is_killed_leaves_what_it_had_so_far(words: list[str], tmp_path: Path) -> None:
     """Before, wandb was told at the end alone."""
-    slow = [*words, "folder=run", "search.vectors=256", "speech.rows=1", "speech.tokens=40"]
+    slow = [*words, "folder=run", "search.vectors=64", "speech.rows=1", "speech.tokens=40"]
     running = subprocess.Popen([sys.executable, "-m", "discover", *slow], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     while not (tmp_path / "run" / "triage.jsonl").exists():
         assert running.poll() is None, running.communicate()
@@ -234,7 +234,7 @@ def test_a_run_that_is_killed_leaves_what_it_had_so_far(words: list[str], tmp_pa
     running.communicate()
     left = json.loads(inspected(tmp_path / "run", "--summary"))
     assert {"seconds/unsteered", "seconds/search", "search/mean"} <= left["summary"].keys()
-    assert left["config"]["search"]["vectors"] == 256 and "findings" not in left["summary"]
+    assert left["config"]["search"]["vectors"] == 64 and "findings" not in left["summary"]
 
 
 def test_a_run_that_ends_early_is_one_that_failed(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

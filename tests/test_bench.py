@@ -282,6 +282,7 @@ def test_a_bench_ends_writes_its_files_and_goes_on(tmp_path, capsys, monkeypatch
     refused([*words], "other options", capsys)
 
 
+@pytest.mark.slow
 def test_budgets_leave_a_picture(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(CURVES, "fixed_point", (1, 2))
     run([f"folder={tmp_path}", "seeds=1", "vectors=4", "parts=[budgets]", "methods=[fixed_point]"], capsys)

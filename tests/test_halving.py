@@ -236,6 +236,7 @@ def test_a_budget_outside_its_range_is_refused(budget):
         SpeechConfig(budget=budget)
 
 
+@pytest.mark.slow
 def test_a_run_within_a_quarter_of_the_tokens_finds_the_easy_payload(shipped, tmp_path):
     loaded = shipped("arithmetic")
     config = Config(

@@ -100,7 +100,7 @@ def run(config: Config, folder: Path) -> list[Finding]:
             self_test=_checks(loaded, plan.grounds),
         )
         if "cost" not in held.about:
-            plan, expected = _sized(plan, asked)
+            plan, expected = _sized(plan, asked, charted)
             spent = budget(plan)
             held.note(sizes=sizes_of(plan.config), budget=spent.record, cost=expected.record)
             print(spent, expected, sep="\n", flush=True)
@@ -240,7 +240,7 @@ def estimate(config: Config) -> Cost:
     asked, _ = _checked(config, loaded, every)
     plan = planned(config, loaded, batch, every, None)
     _checks(loaded, plan.grounds)
-    plan, expected = _sized(plan, asked)
+    plan, expected = _sized(plan, asked, None)
     print(budget(plan), expected, sep="\n", flush=True)
     return expected
 
@@ -333,13 +333,20 @@ def _checked(config: Config, loaded: LoadedModel, every: PromptBatch) -> tuple[A
     return prompts_of_use(config), known_directions(config.audit.known, loaded)
 
 
-def _sized(plan: Plan, asked: Asked) -> tuple[Plan, Cost]:
-    """Return the plan, in the size that fits into `run.minutes` if these are given, and what it will cost."""
+def _sized(plan: Plan, asked: Asked, charted: Atlas | None) -> tuple[Plan, Cost]:
+    """Return the plan, in the size that fits into `run.minutes` if these are given, and what it will cost.
+
+    Raises:
+        UsageError: no size fits, or its budget lets nobody speak.
+    """
     config, rates, tried_on = plan.config, measured(plan), replies_of_uses(1, asked, plan.config.audit.doses)
     if config.run.minutes is None:
         return plan, cost(plan, config, tried_on, rates)
     config, expected = sized(plan, tried_on, rates, config.run.minutes)
-    return planned(config, plan.loaded, plan.batch, plan.every, None), expected
+    check_budget(learned_vectors(config) + null_vectors(config), len(plan.every.prompts), config.speech)
+    size = f"{learned_vectors(config)} vectors, {null_vectors(config)} random ones, {config.speech.tokens} tokens a reply"
+    print(f"Size for {config.run.minutes:g} minutes: {size}.")
+    return planned(config, plan.loaded, plan.batch, plan.every, charted), expected
 
 
 def _reference(config: Config, loaded: LoadedModel, every: PromptBatch, begun: Sequence[Reply]) -> UnsteeredReference:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import PROMPTS
 
-from discover.choices import Device, Solver, TrackingMode
+from discover.choices import Device, Diversity, Layers, Solver, TrackingMode
 from discover.cli import main
 from discover.config import (
     AuditConfig,
@@ -107,7 +107,8 @@ def test_everything_follows_the_size_of_the_bank(plan: Plan, llama: LoadedModel)
 
 def test_the_sentence_names_the_dearest_stages_and_the_memory() -> None:
     told = Cost({"pilot": 59.6, "search": 2.0, "speech": 130.4, "map": 0.2}, 3 * 2**29, 2**33)
-    assert str(told) == "Cost, estimated: 3 min 12 s (speech 2 min 10 s, pilot 1 min 0 s, search 2 s) and 1.5 GiB of memory."
+    cost_told = "3 min 12 s (speech 2 min 10 s, pilot 1 min 0 s, search 2 s) and 1.5 GiB of memory, 8.0 GiB being free"
+    assert str(told) == f"Cost, estimated: {cost_told}."
 
 
 RATES = Rates(0.01, 0.001, 0.002, 0.02, 1e-6, 1.0, 0.0)
@@ -122,9 +123,11 @@ def test_a_run_is_sized_to_the_time_there_is(plan: Plan, minutes: float) -> None
     assert null_vectors(found) == 2 * found.search.vectors and samples(found) == found.search.vectors
 
 
-def test_more_time_never_gives_less(plan: Plan) -> None:
+def test_more_time_never_gives_less_and_no_more_than_can_be_orthogonal(plan: Plan) -> None:
     sizes = [sized(plan, 0, RATES, minutes)[0].search.vectors for minutes in (2, 4, 8, 16, 32, 1e6)]
     assert sizes == sorted(sizes) and sizes[-1] == 64 * GROWN
+    apart = replace(plan.config, search=replace(plan.config.search, vectors=64, diversity=Diversity.orthogonal))
+    assert sized(replace(plan, config=apart), 0, RATES, 1e6)[0].search.vectors == 64, "twice as many as dimensions already"
 
 
 def test_no_run_is_small_enough_for_no_time(plan: Plan) -> None:
@@ -201,3 +204,30 @@ def test_memory_holds_the_model_and_grows_with_what_is_said_at_once(plan: Plan) 
     # Keys and values of two heads of eight dimensions in four blocks, for every position.
     columns = plan.every.input_ids.shape[1] + 32
     assert few > weights and many - few > 0.8 * 2**20 * columns * 2 * 4 * 2 * 8 * 4
+
+
+def test_the_layers_of_an_atlas_stay_where_a_run_is_sized(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the sized plan forgot the atlas, and was learned between other layers than a resumed run goes on with."""
+    search = SearchConfig(vectors=2, layers=Layers.auto, relative_radius=0.5, rounds=1)
+    asked = replace(config, run=RunConfig(minutes=5.0), search=search, speech=SpeechConfig(tokens=4), read=ReadConfig(decoded=0))
+    planning: list[object] = []
+    monkeypatch.setattr("discover.pipeline.measured", lambda _: RATES)
+    monkeypatch.setattr("discover.pipeline.planned", lambda *given: (planning.append(given[-1]), planned(*given))[1])
+    run(asked, tmp_path)
+    assert len(planning) == 2 and planning[0] is planning[1] is not None
+
+
+def test_as_many_prompts_as_rows_leave_rates_that_can_be(config: Config, llama: LoadedModel) -> None:
+    """Once the difference of two timings of the same width was taken for what one row costs."""
+    many = replace(config, prompts=PromptConfig(texts=[f"Count {number} boats." for number in range(30)], neutral=0))
+    found = measured(planned_with(replace(many, speech=SpeechConfig(rows=32, tokens=4)), llama))
+    assert found.piece == 0 and 0 < found.row < found.spent / 30
+
+
+def test_a_dry_run_is_for_runs_alone(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["discover"])
+    with pytest.raises(SystemExit):
+        main(["atlas", "--dry-run"])
+    assert "leave it out here" in capsys.readouterr().err

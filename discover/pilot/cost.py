@@ -1,5 +1,6 @@
 """What a run will cost on this machine: seconds a stage and memory, from what it is to do and how fast that is here."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from statistics import mean
@@ -8,7 +9,7 @@ from typing import Any
 import psutil
 import torch
 
-from discover.choices import Solver
+from discover.choices import Diversity, Solver
 from discover.config import Config
 from discover.errors import UsageError
 from discover.inputs import Ground
@@ -67,7 +68,8 @@ class Cost:
         """Return one sentence."""
         dearest = sorted(self.seconds.items(), key=lambda one: -one[1])[:3]
         stages = ", ".join(f"{name} {_clock(seconds)}" for name, seconds in dearest)
-        return f"Cost, estimated: {_clock(self.total)} ({stages}) and {self.memory / 2**30:.1f} GiB of memory."
+        memory = f"{self.memory / 2**30:.1f} GiB of memory, {self.free / 2**30:.1f} GiB being free"
+        return f"Cost, estimated: {_clock(self.total)} ({stages}) and {memory}."
 
 
 def _clock(seconds: float) -> str:
@@ -143,7 +145,11 @@ def _learning(ground: Ground, vectors: int, rates: Rates) -> float:
 
 def _memory(plan: Plan, config: Config) -> int:
     """Return the most bytes held at once: beside the model, gradients of a chunk, or keys, values and logits of a piece."""
-    gradients = max(chunks(ground.part, ground.search.chunk).size * bytes_of_vector(ground.part) for ground in plan.grounds)
+    # Of a portfolio no arm is given much more than half of the bank.
+    most = config.search.vectors // 2 if is_open(config.search) else config.search.vectors
+    gradients = max(
+        min(most, chunks(ground.part, ground.search.chunk).size) * bytes_of_vector(ground.part) for ground in plan.grounds
+    )
     columns = plan.every.input_ids.shape[1] + config.speech.tokens
     vocabulary, replies = len(plan.loaded.model.get_input_embeddings().weight), null_vectors(config) * len(plan.every.prompts)
     logits = min(LOGIT_BYTES, 4 * replies * config.speech.tokens * vocabulary)
@@ -167,7 +173,7 @@ def _held(loaded: LoadedModel) -> int:
 
 
 def sized(plan: Plan, tried_on: int, rates: Rates, minutes: float) -> tuple[Config, Cost]:
-    """Return the config in the size whose cost comes nearest to so many minutes, and that cost.
+    """Return the config in the largest size whose cost is no more than so many minutes, and that cost.
 
     Vectors, random ones, samples, tokens of a reply and the trials of the pilot follow from one factor; what the config gives
     otherwise than by default stays as it is given.
@@ -175,7 +181,7 @@ def sized(plan: Plan, tried_on: int, rates: Rates, minutes: float) -> tuple[Conf
     Raises:
         UsageError: the smallest run takes longer.
     """
-    found = [(one, cost(plan, one, tried_on, rates)) for one in _sizes(plan.config)]
+    found = [(one, cost(plan, one, tried_on, rates)) for one in _sizes(plan.config, plan.loaded.anatomy.width)]
     fitting = [pair for pair in found if pair[1].total <= 60 * minutes]
     if not fitting:
         least = found[0][1]
@@ -187,15 +193,17 @@ def sized(plan: Plan, tried_on: int, rates: Rates, minutes: float) -> tuple[Conf
     return fitting[-1]
 
 
-def _sizes(config: Config) -> list[Config]:
-    """Return the config in every size, the smallest first."""
+def _sizes(config: Config, width: int) -> list[Config]:
+    """Return the config in every size, the smallest first; where vectors are orthogonal there are no more than dimensions."""
     default, found = Config(), list[Config]()
+    apart = config.search.solver is Solver.power or config.search.diversity in (Diversity.orthogonal, Diversity.sequential)
+    most = max(config.search.vectors, width) if apart else sys.maxsize
     for step in range(STEPS + 1):
         factor = GROWN ** (2 * step / STEPS - 1)
         shrunk = min(1.0, factor)
         search, speech, pilot = config.search, config.speech, config.pilot
         if search.vectors == default.search.vectors and not search.mixture:
-            search = replace(search, vectors=max(LEAST_VECTORS, round(search.vectors * factor)))
+            search = replace(search, vectors=min(most, max(LEAST_VECTORS, round(search.vectors * factor))))
         if speech.tokens == default.speech.tokens:
             speech = replace(speech, tokens=max(LEAST_TOKENS, round(speech.tokens * shrunk**0.5)))
         if pilot.vectors == default.pilot.vectors:

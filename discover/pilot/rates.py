@@ -69,8 +69,12 @@ def measured(plan: Plan) -> Rates:
     # Two widths tell what a token costs whatever the rows, and what each row adds.
     further = max(len(one.tokens) + one.ended for one in many) - 1
     narrow, broad = sampling / longest, max(0.0, speaking - first) / max(1, further)
-    row = max(0.0, (broad - narrow) / max(1, len(many) - len(said)))
-    piece = max(0.0, broad - row * len(many))
+    if len(many) >= 2 * len(said):
+        row = max(0.0, (broad - narrow) / (len(many) - len(said)))
+        piece = max(0.0, broad - row * len(many))
+    else:
+        # With many prompts both are as wide, and what lies between them is noise.
+        row, piece = broad / len(many), 0.0
 
     vocabulary, draws = len(loaded.model.get_input_embeddings().weight), torch.Generator().manual_seed(0)
     words = torch.randint(vocabulary, (READ, speech.tokens), generator=draws).tolist()

@@ -67,7 +67,7 @@ def sweep(words: list[str]) -> None:
     prepared = sorted(path.stem for path in beside("sweeps").glob("*.yaml"))
     if not words or words[0] not in prepared:
         raise UsageError(f"discover sweep takes the name of a prepared sweep first: {', '.join(prepared)}.")
-    composed(["--config-dir", str(beside("sweeps")), "--config-name", words[0], "-m", *words[1:]], run)
+    main_job(["--config-dir", str(beside("sweeps")), "--config-name", words[0], "-m", *words[1:]])
 
 
 def run(config: Config, folder: Path) -> float:
@@ -108,6 +108,8 @@ def main_job(words: list[str]) -> None:
 
 def composed(words: list[str], job: Callable[[Config, Path], float], writes: bool = True) -> None:
     """Compose the config and do the job, once or as a sweep; a job that writes nothing gets no folder."""
+    if DRY in words:
+        raise UsageError(f"{DRY} says what a run of discover or of a prepared sweep would cost; leave it out here.")
     groups = {
         path.name: sorted(file.stem for file in path.glob("*.yaml")) for path in sorted(beside("conf").iterdir()) if path.is_dir()
     }

@@ -22,7 +22,7 @@ from discover.errors import UsageError
 from discover.schema import config_from, plain
 from discover.storage import read_json, remove_partial_files, write_json
 
-TRACES = {".hydra", "run.json", "status.json", "discover.log", "run.lock"}
+TRACES = {".hydra", "run.json", "status.json", "discover.log", "run.lock", "wandb"}
 """What stands in a run folder before the first stage is done."""
 IDENTITY = ("commit", "fingerprints", "chat_template")
 """What of a model must be the same where a run goes on; dtype and device may differ from machine to machine."""

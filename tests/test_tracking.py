@@ -17,6 +17,7 @@ from test_html import HOSTILE, completion, used_record
 from discover.bank import VectorBank
 from discover.cli import main
 from discover.config import Config, SearchConfig
+from discover.errors import UsageError
 from discover.read.decoders import Decoding
 from discover.read.effects import EffectMap, Spot
 from discover.read.hints import Branch, Hint
@@ -244,6 +245,21 @@ def test_a_run_that_ends_early_is_one_that_failed(words: list[str], tmp_path: Pa
     about = json.loads(inspected(tmp_path / "run", "--summary"))
     assert about["exit_code"] == 1 and not wandb_services()
     assert sum(value for name, value in about["summary"].items() if name.startswith("speech/null/")) == 6
+
+
+def test_a_mistake_that_shows_in_the_first_stage_leaves_nothing(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once wandb was opened before the first stage, its folder kept the run's from being removed."""
+
+    def refused(*_: object) -> None:
+        assert (tmp_path / "run" / "wandb").is_dir()
+        raise UsageError("There is not enough memory.")
+
+    monkeypatch.setattr("discover.pipeline._reference", refused)
+    with pytest.raises(SystemExit):
+        main([*words, "folder=run"])
+    assert "not enough memory" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_two_runs_of_a_sweep_are_two_wandb_runs(words: list[str], tmp_path: Path) -> None:

@@ -42,8 +42,6 @@ class Rates:
     """One vector's gradient, for one token and one block."""
     length: float
     """Mean length of an unsteered reply, as a share of the longest that is allowed."""
-    spent: float
-    """The measurement itself."""
 
     def speech(self, rows: float, tokens: int, at_once: int, steered: bool) -> float:
         """Return what so many replies take, pieces of `at_once` rows; unsteered ones share the pass over their prompt."""
@@ -53,7 +51,7 @@ class Rates:
 
 def measured(plan: Plan) -> Rates:
     """Return what pieces of a run's work take here."""
-    begun, every, speech, seed = time.perf_counter(), plan.every, plan.config.speech, plan.config.seed
+    every, speech, seed = plan.every, plan.config.speech, plan.config.seed
     loaded, ground, prompts = plan.loaded, plan.grounds[0], len(plan.every.prompts)
     said, sampling = _timed(loaded, lambda: _sampled(plan, -(-SAMPLED // prompts)))
     longest = max(len(one.tokens) + one.ended for one in said)
@@ -94,7 +92,6 @@ def measured(plan: Plan) -> Rates:
         reading=reading / READ,
         gradient=learning / (count * work(ground)),
         length=mean(len(one.tokens) + one.ended for one in said) / speech.tokens,
-        spent=time.perf_counter() - begun,
     )
 
 

@@ -108,7 +108,7 @@ class Record:
     mapped: EffectMap | None
     """Every vector by its effect; None where no map was asked for."""
     decodings: Sequence[Decoding]
-    """What the decoders say about the vectors that stand for modes, and about ten random ones."""
+    """What the decoders say about the vectors that stand for modes, and about some random ones."""
     hints: Sequence[Hint]
     """What the unsteered model goes on to say from what vectors boost."""
     trials: Sequence[Trial]
